@@ -1,0 +1,158 @@
+"""Files that are whole or absent: written aside, flushed to disk, then renamed into place."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+from gonggam.errors import UserError
+
+
+@contextmanager
+def friendly_os_errors(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals about ``path`` into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        hints = {
+            errno.ENOSPC: "free some space and run the same command again",
+            errno.EDQUOT: "free some space and run the same command again",
+            errno.EACCES: "change its permissions or choose another folder",
+            errno.EPERM: "change its permissions or choose another folder",
+            errno.EROFS: "choose a folder on a disk that can be written",
+        }
+        if error.errno not in hints:
+            raise
+        raise UserError(os.strerror(error.errno), hints[error.errno], file=error.filename or path) from error
+
+
+@contextmanager
+def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """Open a file beside ``path`` for writing; on success it takes the place of ``path``, else it is gone.
+
+    Raises:
+        UserError: the disk is full, read-only, or the folder may not be written.
+    """
+    path = Path(path)
+    encoding = None if "b" in mode else "utf-8"
+    with friendly_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, mode, encoding=encoding) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(aside, 0o666 & ~_umask())
+            os.replace(aside, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                os.unlink(aside)
+            raise
+
+
+@contextmanager
+def publishing(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside ``folder``; on success it takes that name, replacing what stood there.
+
+    Raises:
+        UserError: the disk is full, read-only, or the parent may not be written.
+    """
+    folder = Path(folder)
+    with friendly_os_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield aside
+            os.chmod(aside, 0o777 & ~_umask())
+            if folder.exists():
+                shutil.rmtree(folder)
+            os.replace(aside, folder)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8, whole or not at all."""
+    with writing(path) as file:
+        file.write(text)
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with Hangul left readable."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read one JSON file.
+
+    Raises:
+        UserError: it is missing or no JSON.
+    """
+    path = Path(path)
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise UserError("file not found", file=path) from error
+    except ValueError as error:
+        raise UserError(f"not valid JSON ({error})", file=path) from error
+
+
+def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
+    """Write one JSON object a line; returns the number of rows."""
+    count = 0
+    with writing(path) as file:
+        for count, row in enumerate(rows, 1):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return count
+
+
+def read_jsonl(path: str | Path) -> Iterator[Any]:
+    """Yield the objects of a JSON-lines file.
+
+    Raises:
+        UserError: it is missing, or a line is no JSON (named by file and line).
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    try:
+                        yield json.loads(line)
+                    except ValueError as error:
+                        raise UserError(f"not valid JSON ({error})", file=path, line=number) from error
+    except FileNotFoundError as error:
+        raise UserError("file not found", file=path) from error
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_tree(folder: str | Path) -> str:
+    """Hex SHA-256 over the names and bytes of every file under ``folder`` (or of one file)."""
+    folder = Path(folder)
+    if folder.is_file():
+        return sha256_file(folder)
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
