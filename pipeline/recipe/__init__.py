@@ -1,0 +1,22 @@
+"""Recipes: one YAML file describes a whole run. Typed sections, `extends:`, overrides, all errors at once, a lock."""
+
+from __future__ import annotations
+
+from pipeline.recipe.find import find_recipe, list_recipes
+from pipeline.recipe.load import Recipe, check_stage, load_recipe
+from pipeline.recipe.schema import recipe_schema
+from pipeline.recipe.sections import STAGES, DpoSection, ModelOptions, SftSection, TinyOptions
+
+__all__ = [
+    "STAGES",
+    "DpoSection",
+    "ModelOptions",
+    "Recipe",
+    "SftSection",
+    "TinyOptions",
+    "check_stage",
+    "find_recipe",
+    "list_recipes",
+    "load_recipe",
+    "recipe_schema",
+]
