@@ -1,0 +1,131 @@
+"""The index over one user's exchanges: vectors and morphemes, fused; a cache of the log, never the only copy."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gonggam.errors import UserError
+from rag.fusion import reciprocal_rank
+from rag.lexical import Bm25, morphemes, ranking
+from rag.log import Exchange
+
+if TYPE_CHECKING:
+    from langchain_core.embeddings import Embeddings
+
+    from rag.options import MemoryOptions
+    from rag.rerank import Reranker
+
+POOL = 50  # candidates each ranking brings to the fusion
+_SECONDS_A_DAY = 86_400.0
+
+
+class ExchangeIndex:
+    """Hybrid search over exchanges, which keep the order of the log."""
+
+    def __init__(self, embedder: Embeddings, settings: MemoryOptions, reranker: Reranker | None = None) -> None:
+        from rag.store import FaissStore
+
+        self.settings, self.reranker = settings, reranker
+        self.exchanges: list[Exchange] = []
+        self.store = FaissStore(embedder)
+        self._bm25 = Bm25()
+
+    def add(self, exchanges: Sequence[Exchange], vectors: np.ndarray | None = None) -> None:
+        """Index exchanges; ``vectors`` are those of `embed`, if it was called before."""
+        if not exchanges:
+            return
+        vectors = self.embed(exchanges) if vectors is None else vectors
+        terms = [self._terms(exchange) for exchange in exchanges]
+        metas = [{"terms": frequencies} for frequencies in terms]
+        texts, ids = [exchange.user for exchange in exchanges], [exchange.id for exchange in exchanges]
+        self.store.add_vectors(vectors, texts, metas, ids=ids)
+        self._note(exchanges, terms)
+
+    def embed(self, exchanges: Sequence[Exchange]) -> np.ndarray:
+        """One vector an exchange: the user's words, and the reply's at ``settings.reply_context``."""
+        from rag.store import embed, unit
+
+        embedder, share = self.store.embeddings, self.settings.reply_context
+        vectors = unit(embed(embedder, [exchange.user for exchange in exchanges]))
+        if share and exchanges:
+            vectors = vectors + share * unit(embed(embedder, [exchange.reply for exchange in exchanges]))
+        return vectors
+
+    def keep(self, ids: Collection[str]) -> None:
+        """Drop all exchanges but these."""
+        self.store.delete([exchange.id for exchange in self.exchanges if exchange.id not in ids])
+        kept = [exchange for exchange in self.exchanges if exchange.id in ids]
+        self.exchanges, self._bm25 = [], Bm25()
+        self._note(kept, [self.store.document(row).metadata["terms"] for row in range(len(kept))])
+
+    def search(
+        self, query: str, k: int, *, now: datetime, exclude: Collection[str] = (), threshold: float = 0.0
+    ) -> list[tuple[Exchange, float]]:
+        """The ``k`` exchanges that ``query`` calls to mind, best first, each with its relevance from 0 to 1."""
+        if not self.exchanges or k < 1:
+            return []
+        pool = POOL + k + len(exclude)
+        vector = np.asarray(self.store.embeddings.embed_query(query), dtype=np.float32)
+        rows, cosines = self.store.nearest(vector, pool)
+        near = dict(zip(rows.tolist(), cosines.tolist(), strict=True))
+        words = self._bm25.scores(morphemes(query)) if self.settings.lexical else np.zeros(len(self.exchanges))
+        fused = reciprocal_rank([(list(near), 1.0), (ranking(words, pool), self.settings.lexical)])
+        scored = [
+            (row, score * self._freshness(row, now))
+            for row, score in fused.items()
+            if self.exchanges[row].id not in exclude
+        ]
+        ordered = self._rerank(query, sorted(scored, key=lambda pair: -pair[1])[: max(k, POOL)])
+        relevant = ((self.exchanges[row], min(max(near.get(row, 0.0), 0.0), 1.0)) for row, _ in ordered)
+        return [pair for pair in relevant if pair[1] >= threshold][:k]
+
+    def save(self, folder: Path) -> None:
+        """Write the index to ``folder``, whole or not at all."""
+        self.store.save(folder)
+
+    def load(self, folder: Path, exchanges: Sequence[Exchange]) -> bool:
+        """Take over the saved index of (the first of) ``exchanges``; False if it is missing, stale or damaged."""
+        from rag.store import FaissStore
+
+        try:
+            store = FaissStore.load(folder, self.store.embeddings)
+        except UserError:
+            return False
+        covered = exchanges[: len(store)]
+        if [store.document(row).id for row in range(len(store))] != [exchange.id for exchange in covered]:
+            return False
+        self.store = store
+        self._note(covered, [store.document(row).metadata["terms"] for row in range(len(store))])
+        return True
+
+    def _note(self, exchanges: Sequence[Exchange], terms: Sequence[dict[str, float]]) -> None:
+        self.exchanges.extend(exchanges)
+        for frequencies in terms:
+            self._bm25.add_weighted(frequencies)
+
+    def _terms(self, exchange: Exchange) -> dict[str, float]:
+        if not self.settings.lexical:
+            return {}
+        frequencies: Counter[str] = Counter(morphemes(exchange.user))
+        for term, count in Counter(morphemes(exchange.reply)).items() if self.settings.reply_context else ():
+            frequencies[term] += self.settings.reply_context * count  # type: ignore[assignment]
+        return dict(frequencies)
+
+    def _freshness(self, row: int, now: datetime) -> float:
+        if self.settings.half_life_days is None:
+            return 1.0
+        age = max((now - self.exchanges[row].when).total_seconds(), 0.0) / _SECONDS_A_DAY
+        return float(0.5 ** (age / self.settings.half_life_days))
+
+    def _rerank(self, query: str, scored: list[tuple[int, float]]) -> list[tuple[int, float]]:
+        if self.reranker is None or not scored:
+            return scored
+        texts = [f"{self.exchanges[row].user}\n{self.exchanges[row].reply}" for row, _ in scored]
+        judged = zip(scored, self.reranker(query, texts), strict=True)
+        return [(row, score) for (row, _), score in sorted(judged, key=lambda pair: -pair[1])]

@@ -1,0 +1,96 @@
+"""BM25 over Korean morphemes (Kiwi)."""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from kiwipiepy import Kiwi
+
+Tokenizer = Callable[[str], list[str]]
+
+# Words that carry meaning: nouns, numbers, verbs and adjectives, adverbs, roots, foreign words. Particles, endings and
+# punctuation are left out, pronouns too. XPN/XSN (affixes) stick to their noun.
+CONTENT_TAGS = ("NNG", "NNP", "NNB", "NR", "VV", "VA", "MAG", "XR", "SL", "SN", "SH")
+# Kiwi's word-graph grows with the sentence; nobody searches by more than this.
+MAX_CHARS = 4000
+
+
+@lru_cache(maxsize=1)
+def _kiwi() -> Kiwi:
+    from kiwipiepy import Kiwi
+
+    return Kiwi(num_workers=1)
+
+
+def morphemes(text: str) -> list[str]:
+    """Content morphemes of ``text``, normalised to their stems, in order."""
+    text = re.sub(r"(.)\1{2,}", r"\1\1", text[:MAX_CHARS].lower())
+    return [token.form for token in _kiwi().tokenize(text) if token.tag.startswith(CONTENT_TAGS)]
+
+
+class Bm25:
+    """Okapi BM25 (Robertson and Zaragoza 2009) over documents that may be added at any time.
+
+    Args:
+        k1, b: the usual saturation and length constants.
+    """
+
+    def __init__(self, k1: float = 1.2, b: float = 0.75) -> None:
+        self.k1, self.b = k1, b
+        self._lengths = array("f")
+        self._postings: dict[str, tuple[array[int], array[float]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, terms: Iterable[str], weight: float = 1.0) -> int:
+        """Add one document given by its terms; returns its number."""
+        return self.add_weighted({term: weight * count for term, count in Counter(terms).items()})
+
+    def add_weighted(self, frequencies: dict[str, float]) -> int:
+        """Add one document given by (possibly fractional) term frequencies; returns its number."""
+        number = len(self._lengths)
+        self._lengths.append(sum(frequencies.values()))
+        for term, frequency in frequencies.items():
+            documents, counts = self._postings.setdefault(term, (array("i"), array("f")))
+            documents.append(number)
+            counts.append(frequency)
+        return number
+
+    def idf(self, term: str) -> float:
+        """Inverse document frequency of ``term``, above 0."""
+        count = len(self._postings[term][0]) if term in self._postings else 0
+        return math.log(1 + (len(self._lengths) - count + 0.5) / (count + 0.5))
+
+    def scores(self, terms: Sequence[str]) -> np.ndarray:
+        """BM25 score of every document, shape ``(documents,)``."""
+        total = np.zeros(len(self._lengths), dtype=np.float32)
+        if not len(total):
+            return total
+        lengths = np.array(self._lengths, dtype=np.float32)
+        norms = self.k1 * (1 - self.b + self.b * lengths / max(float(lengths.mean()), 1e-9))
+        for term in set(terms):
+            if term in self._postings:
+                documents = np.array(self._postings[term][0])
+                counts = np.array(self._postings[term][1])
+                total[documents] += self.idf(term) * counts * (self.k1 + 1) / (counts + norms[documents])
+        return total
+
+
+def ranking(scores: np.ndarray, k: int) -> list[int]:
+    """Numbers of the ``k`` best positive scores, best first; ties in order of age."""
+    k = min(k, len(scores))
+    if k <= 0:
+        return []
+    best = np.argpartition(-scores, k - 1)[:k] if k < len(scores) else np.arange(len(scores))
+    best = best[np.lexsort((best, -scores[best]))]
+    return [int(i) for i in best if scores[i] > 0]

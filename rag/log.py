@@ -1,0 +1,135 @@
+"""One user's exchanges on disk: an append-only file of JSON lines that survives a kill at any moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gonggam.files import friendly_os_errors, writing
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A user's message and the reply it got. ``when`` is an aware time."""
+
+    id: str
+    session: str
+    when: datetime
+    user: str
+    reply: str
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain JSON values."""
+        return {**asdict(self), "when": self.when.isoformat()}
+
+
+class ExchangeLog:
+    """The log file. Its first line names a generation, which changes whenever the file is rewritten.
+
+    The caller holds the user's lock around every call.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged = 0
+        self._generation = ""
+        self._offset = 0
+
+    def news(self) -> tuple[bool, list[Exchange]]:
+        """What changed since the last call: whether to start afresh, and the exchanges to add.
+
+        Lines that cannot be read are counted in ``damaged`` and passed over; a torn last line (a write that was
+        never acknowledged) is not read.
+        """
+        try:
+            with self.path.open("rb") as file:
+                header = file.readline()
+                generation = _generation(header)
+                afresh = generation != self._generation or os.fstat(file.fileno()).st_size < self._offset
+                if afresh:
+                    self._generation, self._offset, self.damaged = generation, len(header), 0
+                file.seek(self._offset)
+                data = file.read()
+        except FileNotFoundError:
+            afresh, self._generation, self._offset, self.damaged = bool(self._generation), "", 0, 0
+            return afresh, []
+        whole = data[: data.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        found = [_parse(line) for line in whole.splitlines()]
+        self.damaged += found.count(None)
+        return afresh, [exchange for exchange in found if exchange]
+
+    def append(self, exchanges: Sequence[Exchange]) -> None:
+        """Add exchanges; when this returns they are on the disk. Call `news` first.
+
+        Raises:
+            UserError: the disk is full or the folder may not be written; then nothing was added.
+        """
+        if not self._generation:
+            self.rewrite(exchanges)
+            return
+        data = b"".join(_line(exchange) for exchange in exchanges)
+        with friendly_os_errors(self.path), self.path.open("r+b") as file:
+            file.truncate(self._offset)  # a torn line of a writer that was killed
+            file.seek(self._offset)
+            try:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), self._offset)
+                raise
+        self._offset += len(data)
+
+    def rewrite(self, exchanges: Iterable[Exchange]) -> None:
+        """Replace the file by one with only these exchanges, under a new generation."""
+        self._generation = secrets.token_hex(8)
+        header = json.dumps({"gonggam_memory": 1, "generation": self._generation}).encode() + b"\n"
+        with writing(self.path, "wb") as file:
+            file.write(header)
+            for exchange in exchanges:
+                file.write(_line(exchange))
+            self._offset = file.tell()
+        self.damaged = 0
+        sync_folder(self.path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries, so that a rename or a removal in it outlives a power cut (POSIX only)."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _generation(header: bytes) -> str:
+    try:
+        return str(json.loads(header)["generation"])
+    except (ValueError, KeyError, TypeError):
+        return "damaged"
+
+
+def _line(exchange: Exchange) -> bytes:
+    return json.dumps(exchange.to_dict(), ensure_ascii=False).encode() + b"\n"
+
+
+def _parse(line: bytes) -> Exchange | None:
+    try:
+        row = json.loads(line)
+        when = datetime.fromisoformat(row["when"])
+        return Exchange(
+            id=str(row["id"]),
+            session=str(row["session"]),
+            when=when if when.tzinfo else when.replace(tzinfo=UTC),
+            user=str(row["user"]),
+            reply=str(row["reply"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None
