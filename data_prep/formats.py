@@ -1,0 +1,162 @@
+"""The forms in which prepared conversations are written, one JSON-lines file a split."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from data_prep.conversation import Conversation
+from data_prep.split import SPLITS, Split
+from gonggam.files import write_json
+
+Record = dict[str, Any]
+
+
+def messages_row(conversation: Conversation) -> Record:
+    """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on."""
+    return {
+        "id": conversation.id,
+        "source": conversation.source,
+        "category": conversation.meta.get("category", ""),
+        "emotion": conversation.meta.get("emotion", ""),
+        "given": conversation.given,
+        "messages": conversation.messages(),
+    }
+
+
+def alpaca_row(conversation: Conversation) -> Record:
+    """Alpaca as LLaMA-Factory reads it: earlier exchanges in ``history``, the last one in instruction and output."""
+    said = [turn.content for turn in conversation.turns if turn.role != "system"]
+    system = next((turn.content for turn in conversation.turns if turn.role == "system"), "")
+    return {
+        "instruction": said[-2],
+        "input": "",
+        "output": said[-1],
+        "system": system,
+        "history": [[said[i], said[i + 1]] for i in range(0, len(said) - 2, 2)],
+    }
+
+
+def sharegpt_row(conversation: Conversation) -> Record:
+    """ShareGPT: ``conversations[{from, value}]``."""
+    system = next((turn.content for turn in conversation.turns if turn.role == "system"), "")
+    said = [turn for turn in conversation.turns if turn.role != "system"]
+    names = {"user": "human", "assistant": "gpt"}
+    return {"conversations": [{"from": names[t.role], "value": t.content} for t in said], "system": system}
+
+
+def preference_rows(conversation: Conversation) -> list[Record]:
+    """One pair for each rejected reply, in TRL's conversational form."""
+    *prompt, chosen = conversation.messages()
+    return [
+        {
+            "id": conversation.id + (f"-{number}" if number else ""),
+            "source": conversation.source,
+            "prompt": prompt,
+            "chosen": [chosen],
+            "rejected": [{"role": "assistant", "content": text}],
+        }
+        for number, text in enumerate(conversation.rejected)
+    ]
+
+
+def labelled_row(conversation: Conversation) -> Record:
+    """An utterance with its label, for classifiers."""
+    return {
+        "id": conversation.id,
+        "source": conversation.source,
+        "text": conversation.turns[-1].content,
+        "label": conversation.meta.get("emotion", ""),
+    }
+
+
+ROWS: dict[str, Callable[[Conversation], Record]] = {
+    "messages": messages_row,
+    "alpaca": alpaca_row,
+    "sharegpt": sharegpt_row,
+}
+
+#: Columns of each form in LLaMA-Factory's ``dataset_info.json``.
+_LLAMA_FACTORY: dict[str, Record] = {
+    "alpaca": {
+        "formatting": "alpaca",
+        "columns": {
+            "prompt": "instruction",
+            "query": "input",
+            "response": "output",
+            "system": "system",
+            "history": "history",
+        },
+    },
+    "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}},
+    "messages": {
+        "formatting": "sharegpt",
+        "columns": {"messages": "messages"},
+        "tags": {
+            "role_tag": "role",
+            "content_tag": "content",
+            "user_tag": "user",
+            "assistant_tag": "assistant",
+            "system_tag": "system",
+        },
+    },
+}
+
+
+class Writer:
+    """Writes rows as ``<out>/<form>/<split>.jsonl``; every form it was asked for gets all three files."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.counts: dict[str, Counter[str]] = {}
+        self._stack = ExitStack()
+        self._files: dict[tuple[str, str], IO[str]] = {}
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def write(self, form: str, split: Split, row: Record) -> None:
+        """Add one row."""
+        if form not in self.counts:
+            self._open(form)
+        self._files[form, split].write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.counts[form][split] += 1
+
+    def _open(self, form: str) -> None:
+        (self.out / form).mkdir(parents=True, exist_ok=True)
+        for split in SPLITS:
+            path = self.out / form / f"{split}.jsonl"
+            self._files[form, split] = self._stack.enter_context(path.open("w", encoding="utf-8", newline="\n"))
+        self.counts[form] = Counter(dict.fromkeys(SPLITS, 0))
+        if form in _LLAMA_FACTORY:
+            info = {f"gonggam_{split}": {"file_name": f"{split}.jsonl", **_LLAMA_FACTORY[form]} for split in SPLITS}
+            write_json(self.out / form / "dataset_info.json", info)
+
+
+def write_parquet(out: Path) -> None:
+    """Turn ``<out>/messages/*.jsonl`` into ``<out>/parquet/<split>.parquet``; empty splits are left out."""
+    import pyarrow.json as pj
+    import pyarrow.parquet as pq
+
+    (out / "parquet").mkdir(parents=True, exist_ok=True)
+    for split in SPLITS:
+        source = out / "messages" / f"{split}.jsonl"
+        if source.stat().st_size:
+            options = pj.ReadOptions(block_size=64 << 20)
+            target = out / "parquet" / f"{split}.parquet"
+            with (
+                pj.open_json(source, read_options=options) as reader,
+                pq.ParquetWriter(target, reader.schema) as writer,
+            ):
+                for batch in reader:
+                    writer.write_batch(batch)

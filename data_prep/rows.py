@@ -1,0 +1,233 @@
+"""Raw rows out of files of any kind, one at a time, so that a file larger than memory can be read.
+
+A row that cannot be read comes as a `Row` with ``error`` set; nothing is dropped here.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from gonggam.errors import UserError
+
+SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: where it stands (1-based line or record number) and what it holds."""
+
+    file: str
+    number: int
+    values: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+def find_files(path: str) -> list[Path]:
+    """The files that ``path`` (a file, a folder or a glob) names, in order of name; empty if there are none.
+
+    Raises:
+        UserError: a file is of a kind that cannot be read.
+    """
+    place = Path(path).expanduser()
+    if place.is_file():
+        if place.suffix.lower() not in SUFFIXES:
+            raise UserError(f"cannot read {place.suffix or 'this kind of file'}", f"use {_known()}", file=place)
+        return [place]
+    found = place.rglob("*") if place.is_dir() else (Path(name) for name in glob.iglob(str(place), recursive=True))
+    return sorted(file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES)
+
+
+def read_rows(path: str, *, split: str = "train") -> Iterator[Row]:
+    """Every row of a file, folder, glob, or data set of the Hugging Face hub.
+
+    Raises:
+        UserError: nothing is there, or it is of a kind that cannot be read.
+    """
+    files = find_files(path)
+    if files:
+        for file in files:
+            yield from _read_file(file)
+    elif _looks_like_hub(path):
+        yield from _read_hub(path, split)
+    else:
+        raise UserError(f"no data found at {path!r}", f"name a file, a folder or a glob of {_known()}")
+
+
+def _known() -> str:
+    return ", ".join(suffix[1:] for suffix in SUFFIXES)
+
+
+def _looks_like_hub(path: str) -> bool:
+    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).suffix and "*" not in path
+
+
+def _read_hub(name: str, split: str) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(name, split=split, streaming=True)
+        for number, values in enumerate(data, 1):
+            yield Row(name, number, dict(values))
+    except Exception as error:  # the hub's client raises a dozen unrelated types; all mean the same to a user
+        raise UserError(
+            f"neither a local file nor reachable on the Hugging Face hub: {name!r} ({type(error).__name__})",
+            "give the path of a downloaded copy (csv, jsonl, parquet ...), or check the name and the network",
+        ) from error
+
+
+def _read_file(file: Path) -> Iterator[Row]:
+    kinds = {
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".json": _read_json,
+        ".jsonl": _read_jsonl,
+        ".parquet": _read_parquet,
+        ".xlsx": _read_xlsx,
+        ".txt": _read_txt,
+    }
+    name = file.as_posix()
+    try:
+        for number, values in kinds[file.suffix.lower()](file):
+            if isinstance(values, dict):
+                yield Row(name, number, values)
+            else:
+                yield Row(name, number, {}, values)
+    except PermissionError as error:
+        raise UserError("may not be read", "change its permissions", file=file) from error
+
+
+Numbered = Iterator[tuple[int, dict[str, Any] | str]]
+
+
+def _open(file: Path) -> IO[str]:
+    """Open text as UTF-8 (with or without mark), UTF-16 with mark, or CP949, whichever its bytes are."""
+    with file.open("rb") as raw:
+        head = raw.read(1 << 20)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "utf-16"
+    else:
+        try:
+            # The sample may end inside a character: an incremental decoder does not mind.
+            codecs.getincrementaldecoder("utf-8")().decode(head)
+            encoding = "utf-8-sig"
+        except UnicodeDecodeError:
+            encoding = "cp949"
+    return file.open(encoding=encoding, errors="replace", newline="")
+
+
+def _lines(stream: Iterable[str]) -> Iterator[str]:
+    """Lines without NUL bytes, which the csv module refuses."""
+    for line in stream:
+        yield line.replace("\0", "")
+
+
+def _read_csv(file: Path) -> Numbered:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    with _open(file) as stream:
+        reader = csv.reader(_lines(stream), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
+        header: list[str] | None = None
+        while True:
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield reader.line_num, f"broken csv ({error})"
+                continue
+            if header is None:
+                header = [cell.strip().lower() for cell in cells]
+            elif len(cells) > len(header):
+                yield reader.line_num, f"{len(cells)} fields where the header names {len(header)}"
+            elif cells:
+                yield reader.line_num, dict(zip(header, cells, strict=False))
+
+
+def _read_jsonl(file: Path) -> Numbered:
+    with _open(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, _parse_object(line)
+
+
+def _parse_object(line: str) -> dict[str, Any] | str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return f"no valid JSON ({error})"
+    return _lower(value) if isinstance(value, dict) else "a JSON value, but no object"
+
+
+def _read_json(file: Path) -> Numbered:
+    """A list of objects, an object that holds one such list, or JSON lines under another name."""
+    with _open(file) as stream:
+        text = stream.read()
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("{") and "\n" in text.strip():
+            yield from _read_jsonl(file)
+        elif text.strip():
+            yield 1, f"no valid JSON ({error})"
+        return
+    if isinstance(value, dict):
+        lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
+        value = lists[0] if len(lists) == 1 and not _is_row(value) else [value]
+    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
+        yield number, _lower(item) if isinstance(item, dict) else "a JSON value, but no object"
+
+
+def _is_row(value: dict[str, Any]) -> bool:
+    return any(key in value for key in ("messages", "conversations", "dialogue", "turns", "prompt", "instruction"))
+
+
+def _lower(value: dict[str, Any]) -> dict[str, Any]:
+    return {str(key).strip().lower(): item for key, item in value.items()}
+
+
+def _read_parquet(file: Path) -> Numbered:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.ParquetFile(file)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for values in batch.to_pylist():
+                number += 1
+                yield number, _lower(values)
+    except (pa.ArrowException, OSError) as error:
+        yield 0, f"no readable parquet ({type(error).__name__})"
+
+
+def _read_xlsx(file: Path) -> Numbered:
+    from zipfile import BadZipFile
+
+    import openpyxl
+
+    try:
+        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+    except (BadZipFile, KeyError, ValueError, OSError, openpyxl.utils.exceptions.InvalidFileException) as error:
+        yield 0, f"no readable xlsx ({type(error).__name__})"
+        return
+    for sheet in book.worksheets:
+        rows = sheet.iter_rows(values_only=True)
+        header = [str(cell or "").strip().lower() for cell in next(rows, ())]
+        for number, cells in enumerate(rows, 2):
+            if any(cell is not None for cell in cells):
+                yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
+    book.close()
+
+
+def _read_txt(file: Path) -> Numbered:
+    with _open(file) as stream:
+        for number, line in enumerate(stream, 1):
+            if line.strip():
+                yield number, {"text": line.rstrip("\r\n")}

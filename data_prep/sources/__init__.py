@@ -1,0 +1,106 @@
+"""One small reader per data set, found by name or recognised from the columns.
+
+A reader module holds ``COLUMNS`` (sets of column names by which it is recognised) and either
+``parse(values) -> Conversation``, which raises `BadRow` for a row it cannot use, or ``read(rows)`` where rows of one
+data set must be seen together. ``DEFAULT`` names the file that is read when no path is given.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice
+from pathlib import Path
+from types import ModuleType
+
+from data_prep.conversation import Conversation
+from data_prep.rows import Row, read_rows
+from data_prep.sources.fields import BadRow
+from gonggam.errors import UserError
+
+#: Order matters for recognition: the most particular columns first.
+READERS = (
+    "counsel_ko",
+    "kor_empathetic_dialogues",
+    "pairs",
+    "empathetic_dialogues_ko",
+    "chatbot_ko",
+    "wellness",
+    "messages",
+    "sharegpt",
+    "alpaca",
+    "emotion",
+    "single_practice",
+)
+
+Outcome = tuple[str, Row, Conversation | str]
+
+
+def reader(name: str) -> ModuleType:
+    """The reader module of that name.
+
+    Raises:
+        UserError: there is none; names the nearest.
+    """
+    if name not in READERS:
+        near = difflib.get_close_matches(name, READERS, 1, 0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UserError(f"no reader {name!r}", f"{hint}Readers: {', '.join(READERS)}")
+    return importlib.import_module(f"data_prep.sources.{name}")
+
+
+def recognise(columns: Iterable[str]) -> str | None:
+    """The name of the first reader whose columns are all there."""
+    have = set(columns)
+    return next((name for name in READERS if any(want <= have for want in reader(name).COLUMNS)), None)
+
+
+def read(name: str | None, path: str | None) -> Iterator[Outcome]:
+    """The reader's name and each row of a source, with its conversation or the reason (str) why it holds none.
+
+    Raises:
+        UserError: unknown reader, no data at ``path``, or the columns are those of no reader.
+    """
+    if path is None:
+        path = _default_path(name)
+    rows = read_rows(path)
+    if name is None:
+        name, rows = _recognised(rows, path)
+    for row, result in _outcomes(reader(name), rows):
+        if isinstance(result, Conversation):
+            meta = {**result.meta, "file": Path(row.file).name, "row": row.number}
+            result = replace(result, source=name, meta=meta)
+        yield name, row, result
+
+
+def _default_path(name: str | None) -> str:
+    module = reader(name) if name else None
+    if module is None or not hasattr(module, "DEFAULT"):
+        raise UserError(f"the source {name or ''} names no path", "add path: FILE to it")
+    return str(module.DEFAULT)
+
+
+def _recognised(rows: Iterator[Row], path: str) -> tuple[str, Iterator[Row]]:
+    head = list(islice(rows, 50))
+    columns: dict[str, None] = {column: None for row in head for column in row.values}
+    name = recognise(columns)
+    if name is None:
+        seen = ", ".join(columns) or "none"
+        raise UserError(f"the columns ({seen}) are those of no reader", f"name one of: {', '.join(READERS)}", file=path)
+    return name, chain(head, rows)
+
+
+def _outcomes(module: ModuleType, rows: Iterable[Row]) -> Iterator[tuple[Row, Conversation | str]]:
+    if hasattr(module, "read"):
+        yield from module.read(rows)
+        return
+    for row in rows:
+        if row.error:
+            yield row, row.error
+            continue
+        try:
+            yield row, module.parse(row.values)
+        except BadRow as error:
+            yield row, str(error)

@@ -1,0 +1,16 @@
+"""The general messages form: ``messages[{role, content}]``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from data_prep.conversation import Conversation
+from data_prep.sources.fields import optional, text_of, turns_from
+
+COLUMNS = (frozenset({"messages"}),)
+
+
+def parse(values: dict[str, Any]) -> Conversation:
+    """One row."""
+    meta = optional(values, category="category", emotion="emotion")
+    return Conversation(text_of(values.get("id")), turns_from(values.get("messages"), "role", "content"), "", meta)

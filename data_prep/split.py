@@ -1,0 +1,60 @@
+"""Splitting by a hash of how a conversation begins: adding data never moves what is already placed.
+
+One exception: where an added conversation shares an exchange with two that lay in different splits, the three move
+together, since anything else would be a leak.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import Literal
+
+from data_prep.conversation import SHORT_OPENER, Conversation
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+def split_of(root: int, *, validation: float, test: float) -> Split:
+    """The split of all conversations with this `Conversation.root`.
+
+    The root is read as a number in [0, 1), the same way for every source, so each source is divided in equal shares.
+    """
+    place = root / 2**64
+    return "test" if place < test else "validation" if place < test + validation else "train"
+
+
+class Roots:
+    """Which conversations must share a split: those that begin alike, or hold the same exchange anywhere.
+
+    The second matters for rows that start in the middle of a conversation.
+    """
+
+    def __init__(self) -> None:
+        self._parent: dict[int, int] = {}
+        self._exchanges: dict[int, int] = {}
+
+    def add(self, conversation: Conversation) -> int:
+        """Take note of a conversation; returns its root."""
+        root = conversation.root()
+        exchanges = conversation.exchanges()
+        for said, reply in exchanges:
+            if len(said) + len(reply) >= 2 * SHORT_OPENER:
+                key = int.from_bytes(
+                    blake2b(f"{said}\0{reply}".encode(errors="replace"), digest_size=8).digest(), "big"
+                )
+                other = self._exchanges.setdefault(key, root)
+                if other != root:
+                    self._join(root, other)
+        return root
+
+    def group(self, root: int) -> int:
+        """The root that stands for all that must share a split with ``root``: the smallest of them."""
+        while root in self._parent:
+            root = self._parent[root]
+        return root
+
+    def _join(self, one: int, other: int) -> None:
+        low, high = sorted((self.group(one), self.group(other)))
+        if low != high:
+            self._parent[high] = low
