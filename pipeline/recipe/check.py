@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from gonggam.errors import UserError
+from pipeline.prompt import system_prompt, template
 from pipeline.recipe.sections import SECTIONS, STAGES, key_hint, section_model
 from pipeline.recipe.source import Key, Source
 
@@ -30,6 +31,7 @@ def check(source: Source) -> tuple[dict[str, BaseModel], list[UserError]]:
                 sections[name] = section_model(name).model_validate_json(json.dumps(written), strict=True)
             except ValidationError as error:
                 errors += _section_errors(source, name, error)
+    errors += _missing_files(source)
     return sections, sort_errors(errors)
 
 
@@ -93,6 +95,18 @@ def _cross_errors(source: Source) -> Iterator[UserError]:
         section = data.get(name)
         if isinstance(section, dict) and section.get("bf16") is True and section.get("fp16") is True:
             yield _error(source, (name, "fp16"), f"{name}: bf16 and fp16 exclude each other", "keep one of the two")
+
+
+def _missing_files(source: Source) -> Iterator[UserError]:
+    """Prompts and chat templates that are neither shipped nor a file."""
+    for section, key, read in (("model", "chat_template", template), ("chat", "system", system_prompt)):
+        written = source.data.get(section)
+        name = written.get(key) if isinstance(written, dict) else None
+        if isinstance(name, str):
+            try:
+                read(name)
+            except UserError as error:
+                yield _error(source, (section, key), error.what, error.hint)
 
 
 def _section_errors(source: Source, name: str, error: ValidationError) -> Iterator[UserError]:

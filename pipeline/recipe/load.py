@@ -47,6 +47,9 @@ class Recipe:
     memory: MemoryOptions | None = None
     chat: ChatOptions | None = None
     eval: EvalOptions | None = None
+    classify: BaseModel | None = None
+    sweep: BaseModel | None = None
+    serve: BaseModel | None = None
     overrides: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -164,7 +167,7 @@ def _typed(data: dict[str, Any], sections: dict[str, BaseModel]) -> dict[str, An
     for name in ("sft", "dpo"):
         if name in sections:
             written = json.loads(json.dumps(data[name]))
-            lora, reference = written.pop("lora", None), written.pop("reference", None)
+            lora, reference = written.pop("lora", {}), written.pop("reference", None)
             if name == "sft":
                 typed[name] = SftSection(lora, written)
             else:

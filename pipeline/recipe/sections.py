@@ -35,7 +35,9 @@ class ModelOptions(_Section):
         None, description="sdpa, flash_attention_2, eager ...; null: what transformers chooses"
     )
     trust_remote_code: bool = Field(False, description="run code that comes with the model; read it first")
-    chat_template: str | None = Field(None, description="Jinja file for tokenizers that bring no chat template")
+    chat_template: str | None = Field(
+        None, description="for tokenizers that bring none: a name under pipeline/templates or a Jinja file"
+    )
 
 
 class TinyOptions(_Section):
@@ -70,11 +72,11 @@ class SftSection:
     """Supervised fine-tuning.
 
     Attributes:
-        lora: keyword arguments of `peft.LoraConfig`; None trains all weights.
+        lora: keyword arguments of `peft.LoraConfig`, just as written in the recipe.
         arguments: keyword arguments of `trl.SFTConfig`, just as written in the recipe.
     """
 
-    lora: dict[str, Any] | None
+    lora: dict[str, Any]
     arguments: dict[str, Any]
 
 
@@ -83,12 +85,12 @@ class DpoSection:
     """Direct preference optimisation.
 
     Attributes:
-        lora: keyword arguments of `peft.LoraConfig`; None trains all weights.
+        lora: keyword arguments of `peft.LoraConfig`, just as written in the recipe.
         arguments: keyword arguments of `trl.DPOConfig`, just as written in the recipe.
         reference: the frozen policy that DPO compares with: the base model, or the base with the SFT adapter.
     """
 
-    lora: dict[str, Any] | None
+    lora: dict[str, Any]
     arguments: dict[str, Any]
     reference: Literal["base", "sft"]
 
@@ -105,13 +107,13 @@ def _options(module: str, name: str) -> type[BaseModel]:
 
 
 def _training(name: str, kind: upstream.Upstream, doc: str, **extra: Any) -> type[BaseModel]:
-    owned = {key for section in ("training", name) for key in _hints()["owned"].get(section, {})}
-    lora = upstream.model_of(upstream.LORA, frozenset(_hints()["owned"]["lora"]))
+    owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
+    lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
     return create_model(
         kind.name,
         __base__=upstream.model_of(kind, frozenset(owned)),
         __doc__=doc,
-        lora=(lora | None, Field(None, description="keys of peft's LoraConfig; null trains all weights")),
+        lora=(lora, Field(default_factory=lora, description="keys of peft's LoraConfig")),
         **extra,
     )
 
@@ -151,14 +153,15 @@ def key_hint(section: str, key: str) -> KeyHint | None:
     """What is known about a key that is not accepted in ``section`` (``lora`` for the keys of peft)."""
     groups = (section, "training") if section in ("sft", "dpo") else (section,)
     for group in groups:
-        if why := _hints()["owned"].get(group, {}).get(key):
+        if why := known_keys()["owned"].get(group, {}).get(key):
             return KeyHint(True, why)
-        if known := _hints()["renamed"].get(group, {}).get(key):
+        if known := known_keys()["renamed"].get(group, {}).get(key):
             now, note = known.get("now"), known.get("note", "")
             return KeyHint(False, "; ".join(filter(None, [f"use {now}" if now else "it was removed", note])))
     return None
 
 
 @cache
-def _hints() -> dict[str, Any]:
+def known_keys() -> dict[str, Any]:
+    """keys.yaml: `renamed` and `owned`, each by section."""
     return yaml.safe_load(Path(__file__).with_name("keys.yaml").read_text("utf-8"))

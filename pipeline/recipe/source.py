@@ -119,14 +119,11 @@ def parse_override(text: str) -> tuple[Key, Any]:
     parts = name.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"cannot read {text!r}", "write section.key=value", file=COMMAND_LINE.file)
-    loader = _Loader(written)
     try:
-        node = loader.get_single_node()
+        node = yaml.compose(written, _Loader)
     except yaml.YAMLError as error:
         hint = "put quotes around text with special characters"
         raise UserError(f"the value in {text!r} is not valid YAML", hint, file=COMMAND_LINE.file) from error
-    finally:
-        loader.dispose()
     reader = _Reader(COMMAND_LINE.file)
     value = None if node is None else reader.value(node, ())
     if reader.errors:

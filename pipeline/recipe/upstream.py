@@ -112,8 +112,7 @@ def _fields(module: _Module, name: str) -> Iterator[tuple[_Module, ast.AnnAssign
             yield from _fields(file, base.id)
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            if "ClassVar" not in ast.unparse(statement.annotation) and not statement.target.id.startswith("_"):
-                yield file, statement
+            yield file, statement
 
 
 def _field_call(node: ast.AnnAssign) -> dict[str, Any]:
