@@ -1,0 +1,107 @@
+"""A judge in this process: a causal language model whose probability of every score is computed, not sampled."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from eval.judges import JudgeSpec, Question, Verdict
+from eval.scoring import Path, expected_score, score_probabilities
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class LocalJudge:
+    """Judges with a transformers model that the caller has loaded.
+
+    Args:
+        model: a causal language model (``forward(input_ids, past_key_values=..., use_cache=True)``).
+        tokenizer: its tokenizer; a chat template is used if it has one.
+        name: what the judge is called in reports; also its identity in stored judgements, so give each model its own.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, name: str = "local") -> None:
+        self.spec = JudgeSpec(name=name, kind="local", model=name, method="exact", concurrency=1)
+        self.model, self.tokenizer = model, tokenizer
+        self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+        self.texts = _token_texts(tokenizer, model.config.vocab_size)
+
+    def ask(self, question: Question, seed: int = 0) -> Verdict:
+        """The expected score under the model's exact probabilities; one pass over the prompt, and one per digit.
+
+        A question longer than the model's window is not cut; the verdict says `prompt too long`.
+        """
+        ids = self._encode(question.prompt, question.form)
+        if len(ids) + 4 > self.window:
+            return Verdict("exact", problem="prompt too long", prompt_tokens=len(ids))
+        weights = score_probabilities(_NextToken(self.model, ids), self.texts, question.scores)
+        score, probabilities, outside = expected_score(weights)
+        problem = None if score is not None else "no score"
+        return Verdict("exact", score, probabilities, outside, problem, prompt_tokens=len(ids))
+
+    def write(self, prompt: str, max_tokens: int = 512) -> str:
+        """Write free text, greedily."""
+        import torch
+
+        ids = torch.tensor([self._encode(prompt, "")], device=self.model.device)
+        with torch.no_grad():
+            out = self.model.generate(ids, max_new_tokens=max_tokens, do_sample=False)
+        return self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+    def _encode(self, prompt: str, form: str) -> list[int]:
+        if self.tokenizer.chat_template:
+            chat = [{"role": "user", "content": prompt}]
+            text = self.tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + form
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.tokenizer(f"{prompt}\n\n{form}" if form else prompt)["input_ids"]
+
+
+class _NextToken:
+    """Next-token probabilities after a prompt and short paths behind it; the prompt is read once."""
+
+    def __init__(self, model: Any, ids: Sequence[int]) -> None:
+        import torch
+
+        self.model = model
+        with torch.no_grad():
+            prompt = torch.tensor([list(ids)], device=model.device)
+            out = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        self.first, self.cache = out.logits, out.past_key_values
+
+    def __call__(self, paths: Sequence[Path]) -> np.ndarray:
+        import numpy as np
+        import torch
+
+        if list(paths) == [()]:
+            return _softmax(self.first)
+        rows = {}
+        for length in {len(path) for path in paths}:
+            same = [path for path in paths if len(path) == length]
+            cache = copy.deepcopy(self.cache)
+            cache.batch_repeat_interleave(len(same))
+            steps = torch.tensor(same, device=self.model.device)
+            with torch.no_grad():
+                out = self.model(input_ids=steps, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            rows.update(zip(same, _softmax(out.logits), strict=True))
+        return np.stack([rows[path] for path in paths])
+
+
+def _softmax(logits: Any) -> np.ndarray:
+    return logits[:, -1].double().softmax(-1).cpu().numpy()
+
+
+def _token_texts(tokenizer: Any, size: int) -> list[str]:
+    """Text of each token with its leading blank kept; special tokens and padding rows are empty."""
+    special = set(tokenizer.all_special_ids)
+    names = tokenizer.convert_ids_to_tokens(list(range(min(size, len(tokenizer)))))
+    texts = []
+    for index, name in enumerate(names):
+        if index in special or name is None:
+            texts.append("")
+        elif "▁" in name:  # SentencePiece: decoding a single token would drop the blank
+            texts.append(name.replace("▁", " "))
+        else:
+            texts.append(tokenizer.decode([index], clean_up_tokenization_spaces=False))
+    return texts + [""] * (size - len(texts))

@@ -1,0 +1,226 @@
+"""The report: one page a manager understands, then what it rests on; also as Markdown, CSV, JSON lines and Excel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.plots import distributions, means, metric_name
+from eval.sheets import write_sheets
+from eval.stats import Interval
+from eval.summary import TOTAL
+from gonggam.page import Page, Section
+
+Results = Mapping[str, Any]
+
+
+def write_report(
+    results: Results, out: str | Path, extra_sections: Sequence[Section] = (), title: str = "Evaluation report"
+) -> None:
+    """Write ``report.html``, ``report.md``, ``scores.csv``, ``scores.jsonl`` and ``report.xlsx`` into ``out``.
+
+    Args:
+        results: as returned by `eval.evaluate`.
+        out: the folder.
+        extra_sections: sections of the caller's own, put between the summary and the scores. Build them with
+            `gonggam.page.Section`: ``Section("Training").facts({...}).table(rows).figure(fig).text("...")``.
+        title: of the page.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    out = Path(out)
+    page = report_page(results, extra_sections, title)
+    page.write(out / "report.html")
+    page.write_markdown(out / "report.md")
+    write_sheets(results, out)
+
+
+def report_page(results: Results, extra_sections: Sequence[Section] = (), title: str = "Evaluation report") -> Page:
+    """The report as a page, not yet written."""
+    subtitle = (
+        f"{results['items']} held-out conversations · {', '.join(results['systems'])} · "
+        f"rubric {results['rubric']['name']} ({results['rubric']['hash']})"
+    )
+    sections = [_summary(results), *extra_sections]
+    if results["judges"]:
+        sections.append(_scores(results))
+    sections += [_samples(results), _metrics(results)]
+    if results["judges"]:
+        sections += [_reliability(results), _counts(results)]
+    return Page(title, subtitle, sections=[section for section in sections if section.blocks])
+
+
+def trust_note(results: Results) -> tuple[str, str] | None:
+    """What must be said above every score: (text, kind of note), or None where no judge was used."""
+    if not results["judges"]:
+        return None
+    if results["judge_trusted"]:
+        best = ", ".join(f"{c['judge']}: {percent(c['accuracy'])}" for c in results["calibration"])
+        return f"The judge was tested: it prefers the better of two answers more often than chance ({best}).", "good"
+    if results["judge_trusted"] is None:
+        return "The judge was not tested on answers of known quality. Do not rely on its scores.", "error"
+    bad = [c for c in results["calibration"] if not c["trusted"]]
+    told = ", ".join(f"{c['judge']}: {percent(c['accuracy'])} right, p = {c['p_value']:.2f}" for c in bad)
+    return (
+        f"The judge could not be told from chance: it does not reliably prefer the better of two answers ({told}). "
+        "Its scores below say nothing about the models.",
+        "error",
+    )
+
+
+def percent(interval: Mapping[str, Any]) -> str:
+    """An interval of shares as per cent."""
+    if interval["value"] is None:
+        return "–"
+    bounds = "" if interval["low"] is None else f" [{interval['low']:.0%}, {interval['high']:.0%}]"
+    return f"{interval['value']:.0%}{bounds} of {interval['n']}"
+
+
+def spread(interval: Mapping[str, Any]) -> str:
+    """An interval as `value [low, high]`."""
+    return str(Interval(**{key: interval[key] for key in ("value", "low", "high", "n")}))
+
+
+def _banner(section: Section, results: Results) -> Section:
+    note = trust_note(results)
+    return section.note(*note) if note else section  # type: ignore[arg-type]
+
+
+def _summary(results: Results) -> Section:
+    section = _banner(Section("Summary"), results)
+    totals = {name: scores[TOTAL] for name, scores in results["scores"].items()}
+    judged = {name: total for name, total in totals.items() if total["value"] is not None}
+    if judged:
+        section.facts({f"{name} (of 100)": f"{total['value']:.1f}" for name, total in judged.items()})
+        for sentence in verdicts(results):
+            section.text(sentence)
+    return section
+
+
+def verdicts(results: Results) -> list[str]:
+    """One sentence per two systems: which scores higher, by how much, how sure."""
+    sentences = []
+    for test in results["tests"]:
+        if test["criterion"] != TOTAL:
+            continue
+        low, high = sorted((test["a"], test["b"]), key=lambda name: results["scores"][name][TOTAL]["value"])
+        sign = 1 if high == test["b"] else -1
+        bounds = sorted(sign * (test[key] or 0.0) for key in ("low", "high"))
+        gap = f"{abs(test['value']):.1f} points of 100 [{bounds[0]:.1f}, {bounds[1]:.1f}], p = {test['p_holm']:.3f}"
+        if test["p_holm"] < 0.05:
+            sentences.append(f"{high} scores higher than {low} by {gap} on {test['n']} conversations.")
+        else:
+            sentences.append(f"No difference shown between {high} and {low}: {gap} on {test['n']} conversations.")
+    return sentences
+
+
+def _scores(results: Results) -> Section:
+    section = _banner(Section("Scores by criterion"), results)
+    keys = {
+        TOTAL: "Total (0-100)",
+        **{c["key"]: f"{c['name']} ({c['scale'][0]}-{c['scale'][1]})" for c in results["criteria"]},
+    }
+    rows = [
+        {"criterion": name, **{s: spread(results["scores"][s][key]) for s in results["systems"]}}
+        for key, name in keys.items()
+        if key in results["scores"][results["systems"][0]]
+    ]
+    section.table(rows, caption="Mean and confidence interval over conversations")
+    section.figure(means(results), "Mean score per criterion, on 0-1, with confidence intervals")
+    section.figure(distributions(results), "Distribution of scores per criterion, on 0-1")
+    if results["tests"]:
+        tests = [
+            {
+                "systems": f"{test['b']} − {test['a']}",
+                "criterion": keys[test["criterion"]],
+                "difference": spread(test),
+                "p (Holm)": test["p_holm"],
+                "n": test["n"],
+            }
+            for test in results["tests"]
+        ]
+        section.table(
+            tests, caption="Paired differences on the same conversations; p from a sign-flip permutation test"
+        )
+    return section
+
+
+def _samples(results: Results) -> Section:
+    section = Section("Answers side by side")
+    if not results["samples"]:
+        return section
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        rows.setdefault(row["item"], []).append(row)
+    wanted = min(results["samples"], len(rows))
+    chosen = [list(rows)[i * len(rows) // wanted] for i in range(wanted)]
+    for item in chosen:
+        _chat(section, rows[item], results)
+    return section
+
+
+def _chat(section: Section, rows: Sequence[Mapping[str, Any]], results: Results) -> None:
+    answers = {row["system"]: row["reply"] for row in rows}
+    totals = {row["system"]: row["scores"].get(TOTAL) for row in rows}
+    notes = {name: f"{total:.0f}/100" for name, total in totals.items() if total is not None}
+    if rows[0]["reference"]:
+        answers["human"] = rows[0]["reference"]
+    title = " · ".join(filter(None, (rows[0]["item"], rows[0]["category"])))
+    section.chat(rows[0]["messages"], answers, title, notes)
+
+
+def _metrics(results: Results) -> Section:
+    section = Section("Measures without a judge")
+    names = dict.fromkeys(name for measures in results["metrics"].values() for name in measures)
+    rows = [
+        {"measure": metric_name(name), **{s: spread(results["metrics"][s][name]) for s in results["systems"]}}
+        for name in names
+    ]
+    section.table(rows, caption="Mean over replies and confidence interval")
+    corpus = dict.fromkeys(name for measures in results["corpus"].values() for name in measures)
+    rows = [
+        {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}
+        for name in corpus
+    ]
+    return section.table(rows, caption="Over all replies of a system together")
+
+
+def _reliability(results: Results) -> Section:
+    section = _banner(Section("Can the judge judge?"), results)
+    names = {c["key"]: c["name"] for c in results["criteria"]}
+    for found in results["calibration"]:
+        section.heading(found["judge"])
+        section.facts(
+            {
+                "better answer preferred": percent(found["accuracy"]),
+                "p against chance": f"{found['p_value']:.3g}",
+                "kappa": spread(found["kappa"]),
+                "points per 100 characters": spread(found["length_slope"]),
+            }
+        )
+        rows = [
+            {"criterion": names[key], "better answer preferred": percent(a)} for key, a in found["by_criterion"].items()
+        ]
+        section.table(rows, caption=f"By criterion; {found['missing']} pairs without a score")
+    return section
+
+
+def _counts(results: Results) -> Section:
+    counts = results["counts"]
+    section = Section("Judgements and cost")
+    section.facts(
+        {
+            "judgements": counts["judgements"],
+            "missing": counts["missing"],
+            "probability off the scale": counts["outside_mean"],
+            "tokens": counts["prompt_tokens"] + counts["completion_tokens"],
+            "cost (USD)": counts["cost"],
+        }
+    )
+    section.table(results["judges"], caption="Judges and where their scores come from")
+    if counts["problems"]:
+        rows = [{"problem": name, "judgements": count} for name, count in counts["problems"].items()]
+        section.table(rows, caption="Missing judgements; they count as missing, never as 0")
+    return section

@@ -1,0 +1,201 @@
+"""The whole of an evaluation: let the systems answer, measure, judge the judge, judge, sum up, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.calibration import pair_answers
+from eval.geval import Answer, GEval, Judgement, Progress
+from eval.judges import Judge, load_judge
+from eval.options import EvalOptions
+from eval.raw import Raw
+from eval.reference import Check, Embed, corpus_metrics, reply_metrics
+from eval.report import write_report
+from eval.rubric import Rubric, load_rubric
+from eval.store import Store, content_key
+from eval.summary import summarise
+from gonggam.errors import UserError
+from gonggam.files import write_json
+from gonggam.page import Section
+
+Reply = Callable[[list[dict[str, str]]], str]
+Item = Mapping[str, Any]
+
+
+def evaluate(
+    items: Sequence[Item],
+    systems: Mapping[str, Sequence[str] | Reply],
+    options: EvalOptions | None = None,
+    judge: Judge | Sequence[Judge] | None = None,
+    out: str | Path = "eval",
+    progress: Progress | None = None,
+    *,
+    pairs: Sequence[Item] = (),
+    pair_judge: str | None = None,
+    checks: Mapping[str, Check] | None = None,
+    embed: Embed | None = None,
+    extra_sections: Sequence[Section] = (),
+    fingerprint: str = "",
+) -> dict[str, Any]:
+    """Evaluate several systems on the same items and write the report into ``out``.
+
+    Args:
+        items: ``id``, ``category``, ``messages`` (up to and with a user turn), ``reference`` (the human's reply).
+        systems: name → one reply per item, or a function from messages to a reply.
+        options: the recipe's ``eval:`` section.
+        judge: who judges; if absent, the judges named in ``options``. `LocalJudge` must be handed in.
+        out: folder of the report; what is there already (verdicts, replies) is not asked for again.
+        progress: called as (steps done, steps in all).
+        pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.
+        pair_judge: model that made the DPO pairs, if one did; it is refused as judge unless the options allow it.
+        checks: further measures of a reply (emotion match, safety): name → function of (item, reply).
+        embed: texts → unit vectors, for the similarity to the reference.
+        extra_sections: further sections for the report.
+        fingerprint: of what the systems are (hashes of their weights, decoding settings). Replies found in ``out``
+            are used again only under the same fingerprint.
+
+    Returns:
+        The results, as in ``results.json`` (see `eval.summary.summarise`).
+
+    Raises:
+        UserError: no items, a reply too few, an unknown judge or rubric, a folder that cannot be written.
+    """
+    options, out = options or EvalOptions(), Path(out)
+    items = [dict(item) for item in items][: options.items]
+    pairs = [dict(pair) for pair in pairs][: options.calibration_pairs]
+    check_items(items, systems)
+    judges = _judges(judge, options)
+    _refuse_pair_judge(judges, pair_judge, options)
+    rubric = load_rubric(options.rubric).only(options.criteria)
+    steps = _Steps(progress, items, systems, pairs if judges else [], rubric, len(judges), options.repeats)
+    replies = {name: _replies(name, system, items, out, fingerprint, steps) for name, system in systems.items()}
+    raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs if judges else [])
+    for name, texts in replies.items():
+        raw.metrics[name] = reply_metrics(items, texts, checks=checks, embed=embed)
+        raw.corpus[name] = corpus_metrics(items, texts)
+    with Store(out / "raw" / "verdicts.jsonl") as store:
+        for member in judges:
+            geval = GEval(rubric, member, store, options.repeats, options.seed, options.concurrency)
+            raw.pair_judgements += _rows(geval.score(pair_answers(raw.pairs), steps.phase()))
+            answers = [Answer(i, t, name) for name, texts in replies.items() for i, t in zip(items, texts, strict=True)]
+            raw.judgements += _rows(geval.score(answers, steps.phase()))
+    raw.save(out / "raw")
+    return report_from(raw, out, extra_sections)
+
+
+def report_from(raw: Raw, out: str | Path, extra_sections: Sequence[Section] = ()) -> dict[str, Any]:
+    """Sum up raw judgements and write results and reports into ``out``."""
+    results = summarise(raw)
+    write_json(Path(out) / "results.json", results)
+    write_report(results, out, extra_sections)
+    return results
+
+
+def rebuild(out: str | Path, extra_sections: Sequence[Section] = ()) -> dict[str, Any]:
+    """Write the reports of an evaluation anew from its raw judgements; no judge is asked.
+
+    Raises:
+        UserError: there is no finished evaluation in ``out``.
+    """
+    return report_from(Raw.load(Path(out) / "raw"), out, extra_sections)
+
+
+def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
+    """Refuse what cannot be evaluated, before anything is asked or paid.
+
+    Raises:
+        UserError: no items or systems, an item without a dialogue or not ending in a user's turn, ids that repeat,
+            a list of replies of another length.
+    """
+    if not items:
+        raise UserError("there is nothing to evaluate", "give at least one held-out conversation")
+    if not systems:
+        raise UserError("there is no system to evaluate", "name at least one model or file of replies")
+    seen: set[str] = set()
+    for number, item in enumerate(items, 1):
+        messages = item.get("messages")
+        if not messages:
+            raise UserError(f"item {item.get('id', number)} has no dialogue", "every item needs `messages`")
+        if messages[-1]["role"] != "user":
+            raise UserError(f"the dialogue of item {item.get('id', number)} does not end with the user's turn")
+        if str(item["id"]) in seen:
+            raise UserError(f"two items are called {item['id']!r}", "give every item its own id")
+        seen.add(str(item["id"]))
+    for name, system in systems.items():
+        if not callable(system) and len(system) < len(items):
+            raise UserError(f"{name} has {len(system)} replies for {len(items)} items")
+
+
+class _Steps:
+    """Counts the steps of all phases together for one progress callback."""
+
+    def __init__(
+        self,
+        progress: Progress | None,
+        items: Sequence[Item],
+        systems: Mapping[str, Any],
+        pairs: Sequence[Item],
+        rubric: Rubric,
+        judges: int,
+        repeats: int,
+    ) -> None:
+        written = sum(map(callable, systems.values())) * len(items)
+        judged = judges * repeats * len(rubric.criteria) * (len(systems) * len(items) + 2 * len(pairs))
+        self.total, self.done, self._progress = written + judged, 0, progress
+
+    def phase(self) -> Progress:
+        """A callback for one phase, whose steps start where the last phase ended."""
+        start = self.done
+
+        def report(done: int, _: int) -> None:
+            self.done = start + done
+            if self._progress:
+                self._progress(self.done, self.total)
+
+        return report
+
+
+def _replies(
+    name: str, system: Sequence[str] | Reply, items: Sequence[Item], out: Path, fingerprint: str, steps: _Steps
+) -> list[str]:
+    """One reply per item; those a model wrote before the run was cut off are taken from disk."""
+    if not callable(system):
+        return [str(reply) for reply in system[: len(items)]]
+    report, replies = steps.phase(), []
+    with Store(out / "raw" / "written.jsonl") as store:
+        for done, item in enumerate(items, 1):
+            messages = [dict(message) for message in item["messages"]]
+            key = content_key(name, fingerprint, messages)
+            row = store.get(key)
+            if row is None:
+                row = {"reply": system(messages)}
+                store.put(key, row)
+            replies.append(row["reply"])
+            report(done, len(items))
+    return replies
+
+
+def _judges(judge: Judge | Sequence[Judge] | None, options: EvalOptions) -> list[Judge]:
+    if judge is not None:
+        return list(judge) if isinstance(judge, Sequence) else [judge]
+    named = options.judge if isinstance(options.judge, list) else [options.judge]
+    if "local" in named:
+        raise UserError("the judge `local` needs a loaded model", "name a judge, or evaluate a run folder")
+    from eval.http_judge import HttpJudge
+
+    return [HttpJudge(load_judge(name)) for name in named if name is not None]
+
+
+def _refuse_pair_judge(judges: Sequence[Judge], pair_judge: str | None, options: EvalOptions) -> None:
+    for judge in judges:
+        if pair_judge is not None and judge.spec.model == pair_judge and not options.allow_pair_judge:
+            raise UserError(
+                f"{pair_judge} made the preference pairs that this run was trained on, so it would judge its own taste",
+                "choose another judge, or set `eval.allow_pair_judge: true`",
+            )
+
+
+def _rows(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
+    return [judgement.row() for judgement in judgements]

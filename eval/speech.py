@@ -1,0 +1,52 @@
+"""Korean speech levels from sentence endings (Kiwi): does a reply stay polite from its first sentence to its last?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from kiwipiepy import Kiwi, Token
+
+Level = Literal["polite", "plain"]
+
+_FORMAL = ("니다", "니까", "십시오", "시오", "시다")
+
+
+@dataclass(frozen=True)
+class Morphemes:
+    """One reply taken apart: its morphemes as ``form/tag``, and the level of each sentence that has one."""
+
+    forms: tuple[str, ...]
+    levels: tuple[Level, ...]
+
+
+def analyse(texts: Sequence[str], kiwi: Kiwi | None = None) -> list[Morphemes]:
+    """Take each text apart. Loading Kiwi takes about a second; hand one in to share it."""
+    from kiwipiepy import Kiwi
+
+    kiwi = kiwi or Kiwi(num_workers=1)
+    return [_morphemes(kiwi.tokenize(text)) for text in texts]
+
+
+def _morphemes(tokens: Sequence[Token]) -> Morphemes:
+    sentences: dict[int, list[Token]] = {}
+    for token in tokens:
+        sentences.setdefault(token.sent_position, []).append(token)
+    levels = [level for sentence in sentences.values() if (level := speech_level(sentence))]
+    return Morphemes(tuple(f"{token.form}/{token.tag}" for token in tokens), tuple(levels))
+
+
+def speech_level(sentence: Sequence[Token]) -> Level | None:
+    """The level of a sentence by its last final ending: 해요체 and 하십시오체 are polite, the rest plain.
+
+    None for a sentence without a final ending ("네", "오늘도 힘내기") unless it ends in the particle 요.
+    """
+    endings = [(token.form, token.tag) for token in sentence if token.tag in ("EF", "JX") and token.form != ""]
+    for form, tag in reversed(endings):
+        if form.endswith(("요", "죠")) and (tag == "EF" or form == "요"):
+            return "polite"
+        if tag == "EF":
+            return "polite" if form.endswith(_FORMAL) else "plain"
+    return None

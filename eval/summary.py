@@ -1,0 +1,140 @@
+"""From raw judgements to the figures of the report."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from eval.calibration import Calibration, calibrate
+from eval.raw import Raw
+from eval.rubric import Rubric
+from eval.stats import bootstrap, holm, mean, paired_p_value
+
+TOTAL = "total"
+"""Key of the total score: the rubric's overall criterion, or the mean of all its criteria, on 0-100."""
+
+Scores = dict[tuple[str, str], float | None]
+"""(item id, system) → score, None if missing."""
+
+
+def summarise(raw: Raw) -> dict[str, Any]:
+    """Everything the report shows, as one JSON-able dict (laid out in docs/evaluation.md)."""
+    how = {"reps": raw.options.bootstrap, "confidence": raw.options.confidence, "seed": raw.options.seed}
+    table = score_table(raw.judgements, raw.rubric)
+    calibrations = calibrations_of(raw, how)
+    systems = list(raw.replies)
+    ids = [str(item["id"]) for item in raw.items]
+    names = sorted({name for rows in raw.metrics.values() for row in rows for name in row})
+    return {
+        "items": len(raw.items),
+        "systems": systems,
+        "rubric": {"name": raw.rubric.name, "hash": raw.rubric.hash, "source": raw.rubric.source},
+        "criteria": [
+            {"key": c.key, "name": c.name, "definition": c.definition, "scale": list(c.scale)}
+            for c in raw.rubric.criteria
+        ],
+        "judges": [{"name": judge.name, "model": judge.model, "method": judge.method} for judge in raw.judges],
+        "judge_trusted": all(c.trusted for c in calibrations) if calibrations else None,
+        "calibration": [c.row() for c in calibrations],
+        "scores": {
+            system: {key: _column(scores, ids, system, how) for key, scores in table.items()} for system in systems
+        },
+        "tests": _tests(table, ids, systems, how),
+        "metrics": {
+            system: {name: bootstrap(mean, [r.get(name) for r in rows], **how).row() for name in names}
+            for system, rows in raw.metrics.items()
+        },
+        "corpus": raw.corpus,
+        "counts": counts([*raw.judgements, *raw.pair_judgements], raw),
+        "rows": list(_rows(raw, table)),
+        "samples": raw.options.samples,
+    }
+
+
+def score_table(judgements: Iterable[Mapping[str, Any]], rubric: Rubric) -> dict[str, Scores]:
+    """Criterion key (and `TOTAL`) → scores, averaged over the jury and repetitions; missing ones are None."""
+    heard: dict[str, dict[tuple[str, str], list[float]]] = {c.key: defaultdict(list) for c in rubric.criteria}
+    for row in judgements:
+        scores = heard[row["criterion"]][row["item"], row["system"]]
+        if row["score"] is not None:
+            scores.append(row["score"])
+    table: dict[str, Scores] = {
+        key: {place: fmean(scores) if scores else None for place, scores in found.items()}
+        for key, found in heard.items()
+    }
+    places = dict.fromkeys(place for scores in table.values() for place in scores)
+    return {TOTAL: {place: _total(table, place, rubric) for place in places}, **table}
+
+
+def _total(table: Mapping[str, Scores], place: tuple[str, str], rubric: Rubric) -> float | None:
+    counted = [c for c in rubric.criteria if rubric.overall in (None, c.key)]
+    scores = [(criterion, table[criterion.key].get(place)) for criterion in counted]
+    if any(score is None for _, score in scores):
+        return None
+    return 100 * fmean(criterion.normalised(score) for criterion, score in scores if score is not None)
+
+
+def calibrations_of(raw: Raw, how: Mapping[str, Any]) -> list[Calibration]:
+    """One calibration per judge that was asked about the pairs."""
+    found = []
+    for judge in dict.fromkeys(row["judge"] for row in raw.pair_judgements):
+        table = score_table((row for row in raw.pair_judgements if row["judge"] == judge), raw.rubric)
+        found.append(calibrate(judge, raw.pairs, table.pop(TOTAL), table, **how))
+    return found
+
+
+def counts(judgements: Sequence[Mapping[str, Any]], raw: Raw) -> dict[str, Any]:
+    """How many judgements there are, which are missing and why, tokens and cost."""
+    cost = {judge.name: judge.cost for judge in raw.judges}
+    outside = [row["outside"] for row in judgements if row["problem"] is None]
+    return {
+        "judgements": len(judgements),
+        "missing": sum(row["score"] is None for row in judgements),
+        "problems": dict(Counter(row["problem"] for row in judgements if row["problem"])),
+        "methods": dict(Counter(row["method"] for row in judgements)),
+        "outside_mean": fmean(outside) if outside else None,
+        "prompt_tokens": sum(row["prompt_tokens"] for row in judgements),
+        "completion_tokens": sum(row["completion_tokens"] for row in judgements),
+        "cost": sum(cost[row["judge"]](row["prompt_tokens"], row["completion_tokens"]) for row in judgements),
+    }
+
+
+def _column(scores: Scores, ids: Sequence[str], system: str, how: Mapping[str, Any]) -> dict[str, Any]:
+    values = [scores.get((item, system)) for item in ids]
+    return {**bootstrap(mean, values, **how).row(), "missing": values.count(None)}
+
+
+def _tests(
+    table: Mapping[str, Scores], ids: Sequence[str], systems: Sequence[str], how: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Every two systems under every criterion, on the items that both have a score for; Holm over all of them."""
+    tests = []
+    for (a, b), (key, scores) in itertools.product(itertools.combinations(systems, 2), table.items()):
+        pairs = [(scores.get((item, a)), scores.get((item, b))) for item in ids]
+        differences = [y - x for x, y in pairs if x is not None and y is not None]
+        if differences:
+            p = paired_p_value(differences, seed=how["seed"])
+            tests.append({"a": a, "b": b, "criterion": key, "p": p, **bootstrap(mean, differences, **how).row()})
+    for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = adjusted
+    return tests
+
+
+def _rows(raw: Raw, table: Mapping[str, Scores]) -> Iterable[dict[str, Any]]:
+    for index, item in enumerate(raw.items):
+        for system, replies in raw.replies.items():
+            place = (str(item["id"]), system)
+            yield {
+                "item": str(item["id"]),
+                "category": item.get("category", ""),
+                "turns": len(item["messages"]),
+                "messages": item["messages"],
+                "reference": item.get("reference", ""),
+                "system": system,
+                "reply": replies[index],
+                "scores": {key: scores.get(place) for key, scores in table.items()},
+                "metrics": raw.metrics[system][index] if raw.metrics.get(system) else {},
+            }
