@@ -27,6 +27,7 @@ class LocalJudge:
         self.model, self.tokenizer = model, tokenizer
         self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.texts = _token_texts(tokenizer, model.config.vocab_size)
+        self._read: _NextToken | None = None
 
     def ask(self, question: Question, seed: int = 0) -> Verdict:
         """The expected score under the model's exact probabilities; one pass over the prompt, and one per digit.
@@ -36,7 +37,8 @@ class LocalJudge:
         ids = self._encode(question.prompt, question.form)
         if len(ids) + 4 > self.window:
             return Verdict("exact", problem="prompt too long", prompt_tokens=len(ids))
-        weights = score_probabilities(_NextToken(self.model, ids), self.texts, question.scores)
+        self._read = _NextToken(self.model, ids, self._read)
+        weights = score_probabilities(self._read, self.texts, question.scores)
         score, probabilities, outside = expected_score(weights)
         problem = None if score is not None else "no score"
         return Verdict("exact", score, probabilities, outside, problem, prompt_tokens=len(ids))
@@ -59,15 +61,24 @@ class LocalJudge:
 
 
 class _NextToken:
-    """Next-token probabilities after a prompt and short paths behind it; the prompt is read once."""
+    """Next-token probabilities after a prompt and short paths behind it.
 
-    def __init__(self, model: Any, ids: Sequence[int]) -> None:
+    The prompt is read once, and what it shares with the beginning of the prompt before it is not read again:
+    questions about one reply differ only in their last lines.
+    """
+
+    def __init__(self, model: Any, ids: Sequence[int], before: _NextToken | None = None) -> None:
         import torch
 
-        self.model = model
+        self.model, self.ids = model, list(ids)
+        cache, known = None, 0
+        if before is not None and hasattr(before.cache, "crop") and not getattr(model.config, "sliding_window", None):
+            known = _shared(before.ids, self.ids[:-1])
+            cache = before.cache
+            cache.crop(known)
         with torch.no_grad():
-            prompt = torch.tensor([list(ids)], device=model.device)
-            out = model(input_ids=prompt, use_cache=True, logits_to_keep=1)
+            prompt = torch.tensor([self.ids[known:]], device=model.device)
+            out = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self.first, self.cache = out.logits, out.past_key_values
 
     def __call__(self, paths: Sequence[Path]) -> np.ndarray:
@@ -86,6 +97,11 @@ class _NextToken:
                 out = self.model(input_ids=steps, past_key_values=cache, use_cache=True, logits_to_keep=1)
             rows.update(zip(same, _softmax(out.logits), strict=True))
         return np.stack([rows[path] for path in paths])
+
+
+def _shared(a: Sequence[int], b: Sequence[int]) -> int:
+    """Length of the beginning that two sequences share."""
+    return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _softmax(logits: Any) -> np.ndarray:
