@@ -155,7 +155,8 @@ def key_hint(section: str, key: str) -> KeyHint | None:
     for group in groups:
         if why := known_keys()["owned"].get(group, {}).get(key):
             return KeyHint(True, why)
-        if known := known_keys()["renamed"].get(group, {}).get(key):
+        known = known_keys()["renamed"].get(group, {}).get(key)
+        if known is not None:
             now, note = known.get("now"), known.get("note", "")
             return KeyHint(False, "; ".join(filter(None, [f"use {now}" if now else "it was removed", note])))
     return None

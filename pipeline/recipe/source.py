@@ -89,17 +89,13 @@ def read_source(path: Path) -> Source:
         UserErrors: it cannot be read, is no UTF-8, no YAML, empty, no mapping, or writes a key twice.
     """
     text = _decode(path)
-    loader = _Loader(text)
     try:
-        node = loader.get_single_node()
-    except yaml.YAMLError as error:
+        node = yaml.compose(text, _Loader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise UserErrors([_syntax_error(error, path, text)]) from error
-    finally:
-        loader.dispose()
     if node is None:
-        raise UserErrors(
-            [UserError("the file is empty", "start from a shipped recipe: gonggam recipe list", file=path)]
-        )
+        hint = "start from a shipped recipe: gonggam recipe list"
+        raise UserErrors([UserError("the file is empty", hint, file=path)])
     reader = _Reader(str(path))
     if not isinstance(node, yaml.MappingNode):
         raise UserErrors([reader.error(node, "a recipe is a mapping of sections", "write lines such as `sft:`")])
@@ -121,7 +117,7 @@ def parse_override(text: str) -> tuple[Key, Any]:
         raise UserError(f"cannot read {text!r}", "write section.key=value", file=COMMAND_LINE.file)
     try:
         node = yaml.compose(written, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         hint = "put quotes around text with special characters"
         raise UserError(f"the value in {text!r} is not valid YAML", hint, file=COMMAND_LINE.file) from error
     reader = _Reader(COMMAND_LINE.file)
@@ -177,6 +173,8 @@ class _Reader:
         if id(node) in self._open:
             self.errors.append(self.error(node, "an alias (*) stands inside its own anchor (&)"))
             return None
+        if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
+            self._foreign_tag(node)
         self._open.add(id(node))
         value = self._mapping(node, key) if isinstance(node, yaml.MappingNode) else self._list(node, key)
         self._open.discard(id(node))
@@ -228,8 +226,11 @@ class _Reader:
                 return int(text)
             case "float":
                 return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
-        self.errors.append(self.error(node, f"the YAML tag {node.tag!r} has no meaning here", "remove it"))
+        self._foreign_tag(node)
         return None
+
+    def _foreign_tag(self, node: yaml.Node) -> None:
+        self.errors.append(self.error(node, f"the YAML tag {node.tag!r} has no meaning here", "remove it"))
 
 
 def _decode(path: Path) -> str:
@@ -256,7 +257,7 @@ def _other_encoding(raw: bytes) -> str | None:
     return name
 
 
-def _syntax_error(error: yaml.YAMLError, path: Path, text: str) -> UserError:
+def _syntax_error(error: Exception, path: Path, text: str) -> UserError:
     mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
     position = getattr(error, "position", None)
     line = mark.line + 1 if mark else text.count("\n", 0, position or 0) + 1
