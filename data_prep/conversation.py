@@ -75,9 +75,9 @@ class Conversation:
         the reply to it counts too.
         """
         spoken = [turn for turn in self.turns if turn.role != "system"]
-        opener = _letters(spoken[0].content) if spoken else ""
+        opener = letters(spoken[0].content) if spoken else ""
         if len(opener) < SHORT_OPENER and len(spoken) > 1:
-            opener += "\0" + _letters(spoken[1].content)
+            opener += "\0" + letters(spoken[1].content)
         return int.from_bytes(
             blake2b(opener.encode(errors="replace"), digest_size=8, person=b"gonggam").digest(), "big"
         )
@@ -87,5 +87,6 @@ class Conversation:
         return "\n".join(turn.content for turn in self.turns)
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
+    """Letters and digits of ``text`` in lower case: what is left when spacing and marks do not count."""
     return re.sub(r"[\W_]+", "", text).lower()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,35 +47,34 @@ def _kinds() -> tuple[_Kind, ...]:
     import yaml
 
     data = yaml.safe_load((Path(__file__).parent / "privacy.yaml").read_text("utf-8"))
-    stop = frozenset(data["not_names"])
+    parts = {name: data[name] for name in ("surnames", "region", "house", "brand")}
     checks: dict[str, Callable[[str], bool]] = {
         "birth_date": _birth_date,
         "card": _card,
-        "phone": _phone,
         "account": _account,
-        "name": lambda text: (
-            not any(text.startswith(word) for word in stop) and text not in data["surnames"].split("|")
+        "name": lambda text: not text.startswith(tuple(data["not_names"])),
+        "full_name": lambda text: (
+            not text.startswith(tuple(data["not_names"])) and not text.endswith(tuple(data["not_name_endings"]))
         ),
     }
     return tuple(
         _Kind(
-            name=name.removesuffix("_bare")
-            .removesuffix("_named")
-            .split("_said")[0]
-            .split("_called")[0]
-            .split("_is")[0],
+            name=kind.get("kind", name),
             placeholder=kind["placeholder"],
-            pattern=re.compile(
-                kind["pattern"].replace("{surname}", data["surnames"]),
-                re.X if kind.get("case") else re.X | re.I,
-            ),
+            pattern=_compile(kind["pattern"], parts, re.X if kind.get("case") else re.X | re.I),
             near=_words(kind.get("near")),
             not_near=_words(kind.get("not_near")),
             check=checks[kind["check"]] if "check" in kind else None,
-            digits=not name.startswith("name"),
+            digits=kind.get("kind", name) != "name",
         )
         for name, kind in data["kinds"].items()
     )
+
+
+def _compile(pattern: str, parts: Mapping[str, str], flags: re.RegexFlag) -> re.Pattern[str]:
+    for name, part in parts.items():
+        pattern = pattern.replace(f"{{{name}}}", part)
+    return re.compile(pattern, flags)
 
 
 def _words(words: list[str] | None) -> re.Pattern[str] | None:
@@ -92,7 +91,7 @@ def find(text: str) -> list[Finding]:
         if not (number if kind.digits else name):
             continue
         for match in kind.pattern.finditer(text):
-            start, end = match.span("it" if "it" in kind.pattern.groupindex else 0)
+            start, end = match.span(match.lastgroup or 0)  # the only named group, `it`, is what is masked
             if _fits(kind, text, start, end) and all(end <= f.start or start >= f.end for f in found):
                 found.append(Finding(start, start + len(text[start:end].rstrip(" ,-(")), kind.name, kind.placeholder))
     return sorted(found)
@@ -169,11 +168,6 @@ def _card(text: str) -> bool:
         return True
     doubled = [int(d) * (2 if place % 2 else 1) for place, d in enumerate(reversed(digits))]
     return sum(d - 9 if d > 9 else d for d in doubled) % 10 == 0
-
-
-def _phone(text: str) -> bool:
-    digits = _digits(text)
-    return not digits or 8 <= len(digits) <= 13
 
 
 def _account(text: str) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.conversation import Conversation
-from data_prep.sources.fields import optional, text_of, turns_from
+from data_prep.sources.fields import checked, optional, text_of, turns_from
 
 COLUMNS = (frozenset({"turns"}),)
 DEFAULT = Path(__file__).parent.parent / "samples" / "counsel_ko" / "dialogues.jsonl"
@@ -17,6 +17,5 @@ def parse(values: dict[str, Any]) -> Conversation:
     worse = values.get("rejected")
     rejected = tuple(text for text in map(text_of, worse if isinstance(worse, list) else [worse]) if text)
     meta = optional(values, category="category", emotion="emotion")
-    return Conversation(
-        text_of(values.get("id")), turns_from(values.get("turns"), "role", "content"), "", meta, rejected
-    )
+    turns = checked(turns_from(values.get("turns"), "role", "content"))
+    return Conversation(text_of(values.get("id")), turns, "", meta, rejected)

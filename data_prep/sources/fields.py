@@ -81,7 +81,7 @@ def turns_from(items: Any, role_key: str, content_key: str) -> tuple[Turn, ...]:
         if role is None:
             raise BadRow(f"unknown role {text_of(item.get(role_key))[:40]!r}")
         turns.append(Turn(role, text_of(item.get(content_key))))
-    return checked(turns)
+    return tuple(turns)
 
 
 def checked(turns: Iterable[Turn]) -> tuple[Turn, ...]:
