@@ -72,10 +72,9 @@ class _NextToken:
 
         self.model, self.ids = model, list(ids)
         cache, known = None, 0
-        if before is not None and hasattr(before.cache, "crop") and not getattr(model.config, "sliding_window", None):
-            known = _shared(before.ids, self.ids[:-1])
-            cache = before.cache
-            cache.crop(known)
+        if before is not None and _can_be_shortened(before.cache):
+            cache, known = before.cache, _shared(before.ids, self.ids[:-1])
+            cache.crop(known - len(before.ids))  # a negative number: how many tokens to forget
         with torch.no_grad():
             prompt = torch.tensor([self.ids[known:]], device=model.device)
             out = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -102,6 +101,13 @@ class _NextToken:
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:
     """Length of the beginning that two sequences share."""
     return next((n for n, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+def _can_be_shortened(cache: Any) -> bool:
+    """Whether every layer keeps all its keys (no sliding window, no recurrent state)."""
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    return isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
 
 
 def _softmax(logits: Any) -> np.ndarray:

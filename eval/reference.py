@@ -29,9 +29,9 @@ def reply_metrics(
     """One row of measures per reply.
 
     ``chrf`` (0-100, against the item's ``reference``), ``length`` (characters), ``empty`` (0/1), ``asks_back`` (1 if
-    the reply ends in a question), ``repetition`` (share of its morpheme trigrams that repeat an earlier one), ``polite``
-    (share of its sentences that end politely), ``consistent_speech`` (1 if all its sentences share one level),
-    ``similarity`` (cosine to the reference under ``embed``, if given), and one column per check.
+    the reply ends in a question), ``repetition`` (share of its morpheme trigrams that repeat an earlier one),
+    ``polite`` (share of its sentences that end politely), ``consistent_speech`` (1 if all its sentences share one
+    level), ``similarity`` (cosine to the reference under ``embed``, if given), and one column per check.
     """
     from sacrebleu.metrics import CHRF
 
