@@ -1,0 +1,83 @@
+"""The ``gonggam`` command. Subcommands import what they need when they run, so that each starts at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from gonggam.errors import UserError, UserErrors
+from pipeline.cli_recipe import app as recipe_app
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(recipe_app, name="recipe")
+errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    only: Annotated[str | None, typer.Option(help="do this stage alone")] = None,
+    start: Annotated[str | None, typer.Option("--from", help="do this stage and all later ones anew")] = None,
+    force: Annotated[bool, typer.Option(help="do the stages even if they are up to date")] = False,
+    runs: Annotated[Path, typer.Option(help="where run folders lie")] = Path("runs"),
+) -> None:
+    """Bring a run up to date with its recipe: do what is missing, skip what is done, go on with what was interrupted."""
+    from pipeline.card import show_card
+    from pipeline.crew import Crew
+    from pipeline.execute import execute
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+
+    loaded = load_recipe(recipe, overrides or [])
+    folder = Run(runs / loaded.name)
+    worked = execute(loaded, folder, ["gonggam", "run", *sys.argv[1:]], only=only, start=start, force=force)
+    if Crew().is_main:
+        show_card(folder, loaded, up_to_date=not worked)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")]) -> None:
+    """Show a run's card again and say where its report lies."""
+    from pipeline.card import show_card
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    show_card(Run(folder), load_recipe(lock))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; errors a user can mend come as one line each and exit code 2."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(args=arguments)
+    except UserErrors as found:
+        for error in found.errors:
+            errors.print(f"[red]error[/] {_escaped(error)}")
+        sys.exit(2)
+    except UserError as error:
+        errors.print(f"[red]error[/] {_escaped(error)}")
+        sys.exit(2)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception:
+        traceback.print_exc()
+        errors.print("this is a fault of gonggam, not yours; please report it with the lines above")
+        sys.exit(1)
+
+
+def _escaped(error: UserError) -> str:
+    from rich.markup import escape
+
+    return escape(str(error))

@@ -1,0 +1,143 @@
+"""The only file that knows every stage: what it does, what it builds on, and which code its result depends on.
+
+A stage is a function ``(context) -> metrics`` that leaves its artefacts in ``context.folder``. Training stages run on
+every process of ``accelerate launch``; the others on the main process alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.recipe import Recipe
+from pipeline.run import Run
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a stage is given: the recipe, the run folder, its own folder in it, and where to report progress."""
+
+    recipe: Recipe
+    run: Run
+    folder: Path
+    progress: Progress | None = None
+
+    @property
+    def prepared(self) -> Path:
+        """The folder of the prepare stage."""
+        return self.run.stage("prepare")
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt of training and serving."""
+        from pipeline.chat.options import ChatOptions
+        from pipeline.prompt import system_prompt
+
+        return system_prompt((self.recipe.chat or ChatOptions()).system)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row of the table.
+
+    Attributes:
+        work: the function.
+        needs: stages it builds on, as far as the recipe has them.
+        sections: recipe sections its result depends on.
+        code: files and folders of the project its result depends on.
+        everywhere: runs on all processes, not on the main one alone.
+    """
+
+    work: Callable[[Context], dict[str, Any]]
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    code: tuple[str, ...]
+    everywhere: bool = False
+
+
+def prepare(context: Context) -> dict[str, Any]:
+    """Raw dialogues to clean, leak-free conversations and preference pairs."""
+    import data_prep
+
+    options = context.recipe.section("prepare")
+    sources = options.pop("sources")
+    return data_prep.prepare(sources, context.folder, progress=context.progress, **options)
+
+
+def tiny(context: Context) -> dict[str, Any]:
+    """A base model from the training split, where no pretrained one is named."""
+    from pipeline.train.tiny import run_tiny
+
+    recipe = context.recipe
+    return run_tiny(recipe.tiny, context.prepared, context.folder, seed=recipe.seed, progress=context.progress)
+
+
+def sft(context: Context) -> dict[str, Any]:
+    """LoRA on the replies of whole conversations."""
+    from pipeline.model import base_of, load_model, load_tokenizer
+    from pipeline.train.sft import run_sft
+
+    recipe, base = context.recipe, base_of(context.recipe, context.run)
+    return run_sft(
+        recipe.sft,
+        load_model(base, settings=recipe.model),
+        load_tokenizer(base, settings=recipe.model),
+        context.prepared,
+        context.folder,
+        system=context.system,
+        seed=recipe.seed,
+        progress=context.progress,
+    )
+
+
+def dpo(context: Context) -> dict[str, Any]:
+    """Preference pairs, from the SFT adapter and against it."""
+    from pipeline.model import base_of, load_model, load_tokenizer
+    from pipeline.train.dpo import run_dpo
+
+    recipe, base = context.recipe, base_of(context.recipe, context.run)
+    return run_dpo(
+        recipe.dpo,
+        load_model(base, settings=recipe.model),
+        load_tokenizer(base, settings=recipe.model),
+        context.run.stage("sft") / "adapter" if recipe.dpo.reference == "sft" else None,
+        context.prepared,
+        context.folder,
+        system=context.system,
+        seed=recipe.seed,
+        progress=context.progress,
+    )
+
+
+def memory(context: Context) -> dict[str, Any]:
+    """The embedder and the index of human-written answers."""
+    from pipeline.remember import run_memory
+
+    return run_memory(context.recipe.memory, context.prepared, context.folder, progress=context.progress)
+
+
+def evaluate(context: Context) -> dict[str, Any]:
+    """Held-out scores of base, SFT and DPO, and the report."""
+    from pipeline.score import run_eval
+
+    return run_eval(context)
+
+
+_TRAINING = ("gonggam", "pipeline/train", "pipeline/prompt.py", "pipeline/model.py", "pipeline/templates")
+STAGES: dict[str, Stage] = {
+    "prepare": Stage(prepare, (), ("prepare",), ("gonggam", "data_prep")),
+    "tiny": Stage(tiny, ("prepare",), ("tiny",), _TRAINING, everywhere=True),
+    "sft": Stage(sft, ("prepare", "tiny"), ("model", "sft", "chat.system"), _TRAINING, everywhere=True),
+    "dpo": Stage(dpo, ("prepare", "tiny", "sft"), ("model", "dpo", "chat.system"), _TRAINING, everywhere=True),
+    "memory": Stage(memory, ("prepare",), ("memory",), ("gonggam", "rag", "pipeline/remember.py")),
+    "eval": Stage(
+        evaluate,
+        ("prepare", "tiny", "sft", "dpo", "memory"),
+        ("model", "chat", "eval"),
+        ("gonggam", "eval", "rag", "pipeline"),
+    ),
+}

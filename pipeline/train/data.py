@@ -1,0 +1,105 @@
+"""From the prepared files to rows of token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from gonggam.errors import UserError
+from gonggam.files import read_jsonl
+from pipeline.prompt import encode, with_system
+from pipeline.train.mask import IGNORE, Row, supervise, windows
+
+Progress = Callable[[int, int], None]
+
+
+def conversations(prepared: Path, split: str) -> list[dict[str, Any]]:
+    """The conversations of a split, as the prepare stage wrote them."""
+    return list(read_jsonl(prepared / "messages" / f"{split}.jsonl"))
+
+
+def pairs(prepared: Path, split: str) -> list[dict[str, Any]]:
+    """The preference pairs of a split; none if the data has none."""
+    path = prepared / "preference" / f"{split}.jsonl"
+    return list(read_jsonl(path)) if path.is_file() else []
+
+
+def sft_rows(
+    tokenizer: PreTrainedTokenizerBase,
+    prepared: Path,
+    split: str,
+    *,
+    system: str | None,
+    max_length: int | None,
+    progress: Progress | None = None,
+) -> list[Row]:
+    """Training rows of a split, every reply supervised once (see `pipeline.train.mask`).
+
+    Raises:
+        UserError: a row fails the mask's proof or cannot fit ``max_length``; or the split is empty.
+    """
+    found = conversations(prepared, split)
+    if not found:
+        raise UserError(f"no conversations in the {split} split", "prepare more data", file=prepared)
+    rows: list[Row] = []
+    for number, conversation in enumerate(found, 1):
+        messages = with_system(conversation["messages"], system)
+        rows += windows(tokenizer, messages, max_length, name=conversation["id"])
+        if progress and (number % 64 == 0 or number == len(found)):
+            progress(number, len(found))
+    return rows
+
+
+def dpo_rows(
+    tokenizer: PreTrainedTokenizerBase, prepared: Path, split: str, *, system: str | None, max_length: int | None
+) -> list[dict[str, Any]]:
+    """Preference rows ``{id, prompt_ids, chosen_ids, rejected_ids}``, both replies ending in EOS.
+
+    A prompt that is too long drops whole old exchanges until both replies fit.
+
+    Raises:
+        UserError: a reply alone cannot fit ``max_length``, or the mask's proof fails.
+    """
+    return [_pair(tokenizer, pair, system, max_length) for pair in pairs(prepared, split)]
+
+
+def _pair(
+    tokenizer: PreTrainedTokenizerBase, pair: dict[str, Any], system: str | None, max_length: int | None
+) -> dict[str, Any]:
+    for prompt in _shortened(with_system(pair["prompt"], system)):
+        prompt_ids = encode(tokenizer, prompt)
+        replies = {
+            side: _reply_ids(supervise(tokenizer, [*prompt, *pair[side]], first=_replies(prompt), name=pair["id"]))
+            for side in ("chosen", "rejected")
+        }
+        if max_length is None or len(prompt_ids) + max(map(len, replies.values())) <= max_length:
+            return {
+                "id": pair["id"],
+                "prompt_ids": prompt_ids,
+                "chosen_ids": replies["chosen"],
+                "rejected_ids": replies["rejected"],
+            }
+    raise UserError(
+        f"pair {pair['id']}: its last exchange alone is longer than max_length={max_length} tokens",
+        "raise max_length, or drop such pairs in prepare",
+    )
+
+
+def _replies(messages: list[dict[str, str]]) -> int:
+    return sum(message["role"] == "assistant" for message in messages)
+
+
+def _reply_ids(row: Row) -> list[int]:
+    return [label for label in row.labels if label != IGNORE]
+
+
+def _shortened(messages: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]:
+    """The prompt, then the prompt without its oldest exchange, and so on down to the last user turn."""
+    system = messages[:1] if messages[0]["role"] == "system" else []
+    turns = messages[len(system) :]
+    starts = [i for i, turn in enumerate(turns) if turn["role"] == "user" and (i == 0 or turns[i - 1]["role"] != "user")]
+    for start in starts or [0]:
+        yield [*system, *turns[start:]]

@@ -1,0 +1,178 @@
+"""What every training stage shares: arguments that fit the machine, checkpoints that can be trusted, graceful stops.
+
+A checkpoint counts only once its ``complete`` file is written, after everything else: a process killed while saving
+leaves the one before it to resume from.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from gonggam.errors import UserError
+from gonggam.files import write_json
+
+Progress = Callable[[int, int], None]
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop and did so after a full checkpoint; the exit code is 128 + the signal's number."""
+
+
+def arguments(given: Mapping[str, Any], folder: Path, seed: int) -> dict[str, Any]:
+    """Keyword arguments for SFTConfig or DPOConfig: the recipe's own, over defaults that fit this machine.
+
+    TRL's configurations ask for bf16 and gradient checkpointing, with which a machine without a GPU cannot even start.
+    """
+    settings: dict[str, Any] = {
+        "output_dir": str(folder / "checkpoints"),
+        "seed": seed,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "logging_steps": 10,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": 0.1,
+        "save_total_limit": 2,
+    }
+    if not torch.cuda.is_available():
+        settings |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
+    elif not torch.cuda.is_bf16_supported():
+        settings |= {"bf16": False, "fp16": True}
+    return {**settings, **given}
+
+
+def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
+    """Train from the newest complete checkpoint, or from the start; returns steps and the logged history.
+
+    Raises:
+        UserError: the loss became NaN or infinite, or the disk is full (the last complete checkpoint stays intact).
+        Interrupted: a signal asked to stop; a full checkpoint was written first.
+    """
+    folder = Path(trainer.args.output_dir)
+    if trainer.accelerator.is_main_process:
+        _drop_broken_checkpoints(folder)
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = newest_checkpoint(folder)
+    stop = _GracefulStop()
+    for callback in (_ReportProgress(progress), stop, _FiniteLoss(), _MarkComplete()):
+        trainer.add_callback(callback)
+    with stop.listening(), _disk_full(folder):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if stop.received:
+        raise Interrupted(128 + stop.received)
+    return {"steps": trainer.state.global_step, "history": trainer.state.log_history}
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint under ``folder`` that was written to its end."""
+    complete = [path.parent for path in folder.glob("checkpoint-*/complete")]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _drop_broken_checkpoints(folder: Path) -> None:
+    for path in folder.glob("checkpoint-*"):
+        if not (path / "complete").is_file():
+            shutil.rmtree(path)
+
+
+class _ReportProgress(TrainerCallback):
+    def __init__(self, progress: Progress | None) -> None:
+        self.progress = progress
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._report(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._report(state)
+
+    def _report(self, state: TrainerState) -> None:
+        if self.progress and state.is_world_process_zero:
+            self.progress(state.global_step, state.max_steps)
+
+
+class _MarkComplete(TrainerCallback):
+    """Comes after everything else of a checkpoint is on disk, on every rank."""
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.barrier()
+        if state.is_world_process_zero:
+            write_json(
+                Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete", {"step": state.global_step}
+            )
+
+
+class _FiniteLoss(TrainerCallback):
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        for name in ("loss", "grad_norm"):
+            value = (logs or {}).get(name)
+            if value is not None and not math.isfinite(value):
+                raise UserError(
+                    f"{name} became {value} by step {state.global_step}",
+                    "lower learning_rate or max_grad_norm and run again: it goes on from the last good checkpoint",
+                )
+
+
+class _GracefulStop(TrainerCallback):
+    """SIGINT, SIGTERM and SIGUSR1 end training after the running step, with a checkpoint; all ranks stop together."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        def receive(number: int, _: FrameType | None) -> None:
+            self.received = number
+
+        previous = {s: signal.signal(s, receive) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.world_size > 1:
+            received = torch.tensor(self.received, device=args.device)
+            torch.distributed.all_reduce(received, op=torch.distributed.ReduceOp.MAX)
+            self.received = int(received)
+        if self.received:
+            control.should_save = control.should_training_stop = True
+
+
+@contextmanager
+def _disk_full(folder: Path) -> Iterator[None]:
+    """Writers of tensors report a full disk each in their own way; what they share is that no room is left."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if "No space left" in str(error) or shutil.disk_usage(folder).free < 1 << 20:
+            raise UserError(
+                "the disk is full; the last complete checkpoint is intact",
+                "free some space and run the same command again",
+                file=folder,
+            ) from error
+        raise
+
+
+def forget_checkpoints(trainer: Trainer, given: Mapping[str, Any]) -> None:
+    """Remove the checkpoints of a finished stage, unless the recipe says how many to keep."""
+    if "save_total_limit" not in given and trainer.accelerator.is_main_process:
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
