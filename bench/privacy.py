@@ -41,7 +41,7 @@ def measure(find: Callable[[str], Spans], *, typed: bool = True, only: str = "al
         found = find(text)
         for kind in {kind for *_, kind in spans | found}:
             counts.setdefault(kind, [0, 0, 0])
-        for start, end, kind in found:
+        for *_, kind in found:
             counts[kind][1] += 1
         for start, end, kind in spans:
             counts[kind][2] += 1

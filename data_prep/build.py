@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.card import data_card
 from data_prep.collect import Collected
-from data_prep.formats import ROWS, Writer, labelled_row, preference_rows, write_parquet
+from data_prep.formats import ROWS, Writer, finishing, labelled_row, preference_rows, write_parquet
 from data_prep.near import near_duplicates
 from data_prep.options import PrepareOptions
 from data_prep.reassemble import DUPLICATE, KEPT, MERGED, fates, given_turns
 from data_prep.split import split_of
 from data_prep.spool import Spool
 from gonggam.errors import UserError
-from gonggam.files import publishing, write_json, write_text
+from gonggam.files import write_json, write_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +40,7 @@ def prepare(
 
     Args:
         sources: entries such as ``{"reader": "counsel_ko"}`` or ``{"path": "data/*.csv", "rows": 5000}``.
-        out: folder to write; it appears whole or not at all, and replaces an earlier result.
+        out: folder to write; an earlier result in it is replaced, other files are left alone.
         progress: called as ``progress(done, total)``; while rows are read the total is not known and 0.
         options: the other fields of `PrepareOptions` (split, clean, privacy, reassemble, deduplicate, turns, formats).
 
@@ -51,11 +51,9 @@ def prepare(
     Raises:
         UserError: an unknown reader, unreadable data, wrong options, nothing left, or ``out`` holds something else.
     """
-    settings, out = _settings(sources, options), Path(out)
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "report.json").is_file())):
-        raise UserError("holds something else and will not be overwritten", "choose a new folder", file=out)
+    settings = _settings(sources, options)
     tell = progress or (lambda done, total: None)
-    with publishing(out) as folder, Spool(folder) as spool:
+    with finishing(Path(out)) as folder, Spool(folder) as spool:
         data = Collected(settings, spool)
         with (folder / "quarantine.jsonl").open("w", encoding="utf-8", newline="\n") as quarantine:
             data.collect(quarantine, tell)
@@ -65,8 +63,8 @@ def prepare(
         if "parquet" in settings.formats:
             write_parquet(folder)
         report = _report(data, fate, writer, replies)
-        write_json(folder / "report.json", report)
         write_text(folder / "README.md", data_card(report))
+        write_json(folder / "report.json", report)
     return report
 
 

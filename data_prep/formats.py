@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from types import TracebackType
 from typing import IO, Any
 
 from data_prep.conversation import Conversation
 from data_prep.split import SPLITS, Split
-from gonggam.files import write_json
+from gonggam.errors import UserError
+from gonggam.files import friendly_os_errors, write_json
 
 Record = dict[str, Any]
 
@@ -108,6 +111,20 @@ _LLAMA_FACTORY: dict[str, Record] = {
 }
 
 
+#: What preparation writes: the quarantine comes first and marks the folder, the report last and says it is whole.
+OUTPUTS = (
+    "quarantine.jsonl",
+    "messages",
+    "alpaca",
+    "sharegpt",
+    "parquet",
+    "preference",
+    "labelled",
+    "README.md",
+    "report.json",
+)
+
+
 class Writer:
     """Writes rows as ``<out>/<form>/<split>.jsonl``; every form it was asked for gets all three files."""
 
@@ -160,3 +177,36 @@ def write_parquet(out: Path) -> None:
             ):
                 for batch in reader:
                     writer.write_batch(batch)
+
+
+@contextmanager
+def finishing(out: Path) -> Iterator[Path]:
+    """Yield an empty folder; on success what was put into it moves into ``out``, the report last.
+
+    Entries of an earlier result are replaced, other files in ``out`` are left alone.
+
+    Raises:
+        UserError: ``out`` holds something of the same name that is no earlier result, or cannot be written.
+    """
+    taken = [name for name in OUTPUTS if (out / name).exists()]
+    if out.is_file() or (taken and "quarantine.jsonl" not in taken):
+        what = f"holds {', '.join(taken)}, which preparation did not write" if taken else "is a file"
+        raise UserError(what, "choose another folder", file=out)
+    with friendly_os_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        aside = Path(mkdtemp(dir=out, prefix=".preparing."))
+        try:
+            yield aside
+            for name in reversed(OUTPUTS):
+                place = out / name
+                if place.is_dir():
+                    shutil.rmtree(place)
+                elif name != "quarantine.jsonl":
+                    place.unlink(missing_ok=True)
+            for name in OUTPUTS:
+                if (aside / name).exists():
+                    (aside / name).replace(out / name)
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            with suppress(OSError):
+                out.rmdir()  # only an empty folder can go: the one made above when nothing came of it

@@ -52,7 +52,8 @@ def audit_pairs(
         near: Jaccard similarity from which on two prompts are near duplicates.
 
     Returns:
-        Figures (pairs, lengths, ``chosen_longer``, the share of pairs in which chosen is longer, ties half) and the findings, worst first.
+        Figures (among them ``chosen_longer``, the share of pairs in which chosen is longer, ties half) and the
+        findings, worst first.
     """
     pairs: list[Conversation] = []
     unread: Counter[str] = Counter()

@@ -1,8 +1,8 @@
 """``Smoked-Salmon-s/empathetic_dialogues_ko``: ``instruction, output, source, type``.
 
 A multi-turn row's instruction is ``질문: …\\n답변: …\\n질문: …`` and ``output`` the last reply. The real files also
-hold ``질문 :`` with a space, a literal backslash-n for a line break, replies with line breaks inside, rows marked multi_3
-with four questions, and rows that start in the middle of a conversation.
+hold ``질문 :`` with a space, a literal backslash-n for a line break, replies with line breaks inside, rows marked
+multi_3 with four questions, and rows that start in the middle of a conversation.
 """
 
 from __future__ import annotations

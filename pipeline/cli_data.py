@@ -1,0 +1,111 @@
+"""`gonggam data`: prepare, prefer, audit, explore. Thin: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(help="Prepare, check and look at data.", no_args_is_help=True)
+console = Console(soft_wrap=True, highlight=False)
+
+Files = Annotated[list[str], typer.Argument(help="Files, folders, globs, or ids on the Hugging Face hub.")]
+Out = Annotated[Path, typer.Option(help="Folder to write.")]
+
+
+@app.command()
+def prepare(
+    files: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, globs or hub ids; none for the packaged sample.")
+    ] = None,
+    out: Out = Path("prepared"),
+    reader: Annotated[str | None, typer.Option(help="Reader; left out, recognised from the columns.")] = None,
+    privacy: Annotated[str, typer.Option(help="mask, drop, report or off")] = "mask",
+    turns: Annotated[str, typer.Option(help="all, or single for rows of one exchange")] = "all",
+    near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 keeps them.")] = 0.85,
+    validation: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
+    test: Annotated[float, typer.Option(help="Share for test.")] = 0.05,
+    parquet: Annotated[bool, typer.Option(help="Write parquet too.")] = False,
+    off: Annotated[list[str] | None, typer.Option(help="A cleaning rule to switch off, such as repeats.")] = None,
+) -> None:
+    """Raw dialogue files to clean, leak-free conversations in all forms."""
+    from data_prep import prepare as run
+
+    sources = [{"reader": reader, "path": file} for file in files or []] or [{"reader": reader or "counsel_ko"}]
+    with _bar("preparing") as progress:
+        report = run(
+            sources,
+            out,
+            progress=progress,
+            privacy=privacy,
+            turns=turns,
+            deduplicate={"near": near or None},
+            split={"validation": validation, "test": test},
+            clean=dict.fromkeys(off or [], False),
+            formats=["messages", "alpaca", "sharegpt", *(["parquet"] if parquet else [])],
+        )
+    books = {**report["sources"], "total": report["rows"]}
+    _table("Rows", [{"": fate, **{name: book[fate] for name, book in books.items()}} for fate in report["rows"]])
+    _table("Written", [{"form": form, **splits} for form, splits in report["files"].items()])
+    changes = {**report["cleaned"], **{f"personal data: {k}": n for k, n in report["personal_data"].items()}}
+    if changes:
+        _table("Changed", [{"what": what, "count": count} for what, count in changes.items()])
+    console.print(f"{report['conversations']:,} conversations, {report['supervised_replies']:,} supervised replies")
+    console.print(f"Look at it: gonggam data explore {out}")
+
+
+@app.command()
+def audit(
+    files: Annotated[list[str], typer.Argument(help="Prepared folders, or files whose names say train, test ...")],
+    near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 does not look.")] = 0.85,
+    apart: Annotated[bool, typer.Option(help="Preference pairs must not share conversations with SFT data.")] = False,
+) -> None:
+    """Does anything that is trained on stand in what is measured by? Exit code 1 if so.
+
+    A file's role is read from its name, or said: train=FILE, test=FILE, eval=FILE, preference=FILE.
+    """
+    from data_prep.audit import audit as run
+
+    found = run(files, near=near or None, apart=apart)
+    _table("Files", found.files)
+    if found.unread:
+        console.print(f"[yellow]warning[/] {found.unread:,} rows hold no conversation and were not compared")
+    if found.openers:
+        first = "; ".join(f"{text[:30]!r}" for text in list(found.openers)[:5])
+        console.print(f"shared first turns (no leak): {sum(found.openers.values()):,}, such as {first}", markup=False)
+    console.print(f"preference pairs from SFT training conversations: {found.preference:,}")
+    console.print(f"near duplicates across splits: {found.near:,}")
+    if found.near:
+        _table("Near duplicates", found.near_examples)
+    if not found.ok:
+        _table("Leaks", found.examples)
+        console.print(f"[red]leak[/] {found.leaks:,} held-out conversations share two turns or more with train")
+        raise typer.Exit(1)
+    console.print("[green]no leaks[/]")
+
+
+@contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task(label, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+def _table(title: str, rows: list[Mapping[str, Any]] | list[dict[str, Any]]) -> None:
+    """Rows as a table; numbers to the right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in rows[0] if rows else ():
+        table.add_column(name, justify="right" if isinstance(rows[0][name], int | float) else "left")
+    for row in rows:
+        table.add_row(*(f"{v:,}" if isinstance(v, int) else str(v).replace("[", "\\[") for v in row.values()))
+    console.print(table)
