@@ -19,7 +19,7 @@ class GateOptions(_Section):
     min_chars: int = Field(8, ge=1, description="shortest reply, in characters without spaces")
     max_chars: int = Field(600, ge=20, description="longest reply, in characters")
     max_repetition: float = Field(
-        0.35, ge=0, le=1, description="largest share of the reply's character 6-grams that may be repeats"
+        0.2, ge=0, le=1, description="largest share of the reply's character 6-grams that may be repeats"
     )
     max_echo: float = Field(
         0.8,
@@ -32,9 +32,15 @@ class GateOptions(_Section):
         description="lowest mean token log-probability in nats; auto: the 1st percentile over held-out human replies "
         "that training measured; null: not checked",
     )
+    min_cosine: float = Field(
+        0.2,
+        ge=-1,
+        le=1,
+        description="lowest likeness of the message to the question a human-written answer was given to",
+    )
     min_relevance: float | None = Field(
         None,
-        description="lowest gain, in nats a token, that the conversation may bring over an empty one; null: not checked "
+        description="lowest gain, in nats a token, that the conversation may bring over none; null: not checked "
         "(costs a second pass over the reply)",
     )
 
@@ -56,7 +62,7 @@ class SafetyOptions(_Section):
 class ChatOptions(_Section):
     """How the counsellor answers."""
 
-    system: str | None = Field(None, description="name of a prompt in pipeline/prompts or a file; null: as in training")
+    system: str = Field("counselor", description="prompt of training and serving: a name, a text file, or none")
     persona: str = Field("기본", description="manner of speech used when a request names none")
     adapter: str = Field("auto", description="auto (dpo, else sft, else the base), none, or an adapter's name")
     max_new_tokens: int = Field(160, ge=1, le=4096, description="longest reply, in tokens")
@@ -65,7 +71,14 @@ class ChatOptions(_Section):
     top_k: int = Field(50, ge=0, description="sample from the k likeliest tokens; 0: from all")
     repetition_penalty: float = Field(1.1, ge=1, le=2, description="above 1 makes tokens that were used less likely")
     seed: int | None = Field(None, description="makes replies reproducible; null: different each time")
-    quantization: Literal["nf4", "int8"] | None = Field(None, description="load the base model with fewer bits")
+    emotion_model: str | None = Field(
+        None, description="text classifier for emotions, such as nlp04/korean_sentiment_analysis_kcelectra; null: ours"
+    )
+    style_model: str | None = Field(
+        None,
+        description="seq2seq model that rewrites replies in a persona's manner, such as "
+        "KoJLabs/bart-speech-style-converter; null: the language model speaks in it",
+    )
     timeout_s: float = Field(60, gt=0, description="longest wait for a model server, in seconds")
     max_message_chars: int = Field(4000, ge=100, description="longest message that is read; longer ones are declined")
     gate: GateOptions = Field(default_factory=GateOptions, description="the quality gate")

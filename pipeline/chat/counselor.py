@@ -1,0 +1,375 @@
+"""The inference function: a counsellor that remembers each user, feels with them and leaves no crisis to a model.
+
+    from pipeline import Counselor
+    bot = Counselor.load("runs/demo")
+    bot.reply("면접 떨어졌어 ㅠㅠ", user="minji").text
+
+What happens to a message, in this order: it is cleaned; its risk and emotion are told; a message of high risk, a
+goodbye and the question what this is are answered with fixed words; all else goes to the model with the running
+session and what is recalled of the user, through the quality gate; then the exchange is remembered. A reply that is
+cancelled or fails leaves no trace.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from threading import Event
+from typing import TYPE_CHECKING, Any
+
+from gonggam.errors import UserError
+from pipeline.chat import safety
+from pipeline.chat.backends import Backend, PieceStream, Request, Settings, Usage
+from pipeline.chat.context import build
+from pipeline.chat.emotion import Feel, feel
+from pipeline.chat.options import ChatOptions
+from pipeline.chat.personas import Persona, personas
+from pipeline.chat.personas import persona as find_persona
+from pipeline.chat.reply import Note, Reply, Source, TokenUsage
+from pipeline.chat.resources import data
+from pipeline.chat.session import Session, Sessions, Turned
+from pipeline.chat.speak import Speaker, Spoken
+from pipeline.chat.streams import AsyncReplyStream, ReplyStream
+from pipeline.chat.turn import Ask, Turn, clean
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rag.knowledge import KnowledgeBase
+    from rag.memory import MemoryStore
+
+_KNOWLEDGE_TRIES = 5
+
+
+class Counselor:
+    """A counsellor over a backend. `load` puts one together; the parts can also be given one by one.
+
+    Args:
+        backend: the model.
+        options: the recipe's `chat:` section.
+        system: system prompt, the one of training.
+        memory: where users are remembered; None: only while a session runs.
+        knowledge: human-written answers for what the gate withdraws; None: general words.
+        floor: lowest mean token log-probability of a reply in nats; None: not checked.
+        emotion: tells the emotion of a message.
+        convert: rewrites a reply in a persona's manner; None: the model speaks in it.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        options: ChatOptions | None = None,
+        *,
+        system: str | None = None,
+        memory: MemoryStore | None = None,
+        knowledge: KnowledgeBase | None = None,
+        floor: float | None = None,
+        emotion: Feel = feel,
+        convert: Callable[[str, Persona], str] | None = None,
+    ) -> None:
+        self.backend, self.options, self.system = backend, options or ChatOptions(), system
+        self.memory, self.knowledge, self.convert = memory, knowledge, convert
+        self._feel, self._sessions = emotion, Sessions()
+        self._speaker = Speaker(backend, self.options.gate, floor, self._human_answer)
+
+    @classmethod
+    def load(cls, where: str | Path, **changes: Any) -> Counselor:
+        """A counsellor from a run folder, a model folder, a hub id or ``openai:http://host:port/v1#model``.
+
+        Args:
+            where: what to load.
+            changes: ``run`` (a run folder whose memory and settings a model server shall use), and any field of
+                `ChatOptions` in place of the recipe's.
+
+        Raises:
+            UserError: it is not there or cannot be reached.
+        """
+        from pipeline.chat.load import load
+
+        return load(cls, where, **changes)
+
+    @property
+    def personas(self) -> tuple[str, ...]:
+        """Names that ``persona`` may have."""
+        return tuple(personas())
+
+    def reply(
+        self,
+        text: str,
+        *,
+        user: str | None = None,
+        persona: str | None = None,
+        session: str | None = None,
+        adapter: str | None = None,
+    ) -> Reply:
+        """Answer one message.
+
+        Args:
+            text: what the user writes.
+            user: who; the exchange is remembered under this name. None: nothing is remembered.
+            persona: manner of speech (`personas`); None: the recipe's.
+            session: name of the conversation this belongs to; None: today's, or with no user a new one each time.
+            adapter: an adapter's name or ``none``; None: the recipe's.
+
+        Raises:
+            UserError: unknown persona or adapter, or the backend fails (`BackendError`); then nothing was kept.
+        """
+        stream = self.stream(text, user=user, persona=persona, session=session, adapter=adapter)
+        for _ in stream:
+            pass
+        return stream.reply
+
+    def stream(self, text: str, **who: str | None) -> ReplyStream:
+        """As `reply`, but piece by piece."""
+        cancelled = Event()
+        return ReplyStream(self._steps(Ask(text, **who), cancelled), cancelled)
+
+    def reply_many(self, asks: Sequence[Ask | str]) -> list[Reply]:
+        """Answer many messages; those of different sessions are worked on together, those of one in order."""
+        waiting = [(place, Ask(ask) if isinstance(ask, str) else ask) for place, ask in enumerate(asks)]
+        replies: dict[int, Reply] = {}
+        while waiting:
+            now, later, taken = [], [], set()
+            for place, ask in waiting:
+                key = (ask.user, ask.session)
+                (later if key in taken and key != (None, None) else now).append((place, ask))
+                taken.add(key)
+            replies.update(zip((place for place, _ in now), self._together([ask for _, ask in now]), strict=True))
+            waiting = later
+        return [replies[place] for place in range(len(asks))]
+
+    async def areply(self, text: str, **who: str | None) -> Reply:
+        """`reply` for asynchronous code; cancelling the task stops the model."""
+        stream = self.astream(text, **who)
+        async for _ in stream:
+            pass
+        return stream.reply
+
+    def astream(self, text: str, **who: str | None) -> AsyncReplyStream:
+        """`stream` for asynchronous code."""
+        return AsyncReplyStream(self.stream(text, **who))
+
+    def history(self, user: str | None, session: str | None = None) -> list[Turned]:
+        """The running session's exchanges."""
+        return list(self._session(Ask("", user, session=session)).turns)
+
+    def reset(self, user: str | None, session: str | None = None) -> None:
+        """Begin the running session anew; what is remembered on disk stays."""
+        self._sessions.drop(user, _name(user, session))
+        self.backend.forget(_key(user, _name(user, session)))
+
+    def forget(self, user: str, exchange: str | None = None) -> bool:
+        """Erase one exchange (True if there was one of this id) or everything that is known of a user."""
+        for name in self._sessions.names(user):
+            self.backend.forget(_key(user, name))
+        self._sessions.drop(user)
+        if self.memory is None:
+            return exchange is None
+        mind = self.memory.for_user(user)
+        if exchange is not None:
+            return mind.forget(exchange)
+        mind.forget_all()
+        return True
+
+    def export(self, user: str) -> dict[str, Any]:
+        """Everything stored of a user, as plain JSON values."""
+        return self.memory.for_user(user).export() if self.memory else {"format": 1, "user": user, "exchanges": []}
+
+    def close(self) -> None:
+        """Save memories and let go of the model."""
+        if self.memory:
+            self.memory.close()
+        self.backend.close()
+
+    def _steps(self, ask: Ask, cancelled: Event) -> Iterator[str]:
+        """Yield the reply's pieces; the generator's value is the `Reply`, None if it was cancelled."""
+        session = self._session(ask)
+        with self._holding(session):
+            turn = self._prepare(ask, session)
+            return (yield from self._say(turn, cancelled))
+
+    def _together(self, asks: Sequence[Ask]) -> list[Reply]:
+        with ExitStack() as held:
+            found = [self._session(ask) for ask in asks]
+            for session in sorted(found, key=id):  # one order for all: no two wait in a ring
+                held.enter_context(self._holding(session))
+            turns = [self._prepare(ask, session) for ask, session in zip(asks, found, strict=True)]
+            asking = [turn for turn in turns if turn.request]
+            begun = dict(zip(map(id, asking), self.backend.stream([turn.request for turn in asking]), strict=True))
+            streams = []
+            for turn in turns:
+                cancelled = Event()
+                streams.append(ReplyStream(self._say(turn, cancelled, begun.get(id(turn))), cancelled))
+            return [("".join(stream), stream.reply)[1] for stream in streams]
+
+    def _prepare(self, ask: Ask, session: Session) -> Turn:
+        """Everything up to the first token."""
+        self._restore(ask, session)
+        text, persona = clean(ask.text), find_persona(ask.persona or self.options.persona)
+        said = session.said[-self.options.safety.history_turns :] if self.options.safety.history_turns else []
+        risk = safety.assess(text, said, threshold=self.options.safety.threshold)
+        turn = Turn(ask, text, session, persona, risk)
+        turn.emotion = self._feel(text) if text else None
+        turn.introduction = (
+            data("texts")["introduce"] if self.options.safety.introduce and not session.introduced else None
+        )
+        turn.answer_fixed(self.options)
+        if turn.fixed is None:
+            self._ask_model(turn)
+        return turn
+
+    def _ask_model(self, turn: Turn) -> None:
+        settings, options = self._settings(turn), self.options
+        manner = turn.persona.system(self.system) if self.convert is None else self.system
+        keep = self.memory.settings.recent_turns if self.memory else 4
+        # The window moves in strides, not with every turn, so that the prompt's beginning stays the same for a while.
+        start = max(0, (len(turn.session.turns) - keep) // keep * keep) if keep else len(turn.session.turns)
+        window = turn.session.turns[start:]
+        shown = [(past.user, past.reply) for past in window]
+        room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
+        count = self.backend.count
+        _, kept, _ = build(manner, shown, turn.text, (), count, room)
+        notes = self._recall(turn, [past.exchange for past in window[len(window) - kept :] if past.exchange])
+        messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
+        turn.notes = tuple(notes[:noted])
+        if count(messages) >= self.backend.context:
+            limit = max(1, len(turn.text) // 2)
+            turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
+            return
+        turn.request = Request(messages, settings)
+
+    def _say(self, turn: Turn, cancelled: Event, begun: PieceStream | None = None) -> Iterator[str]:
+        """Yield the pieces of a prepared turn, then remember the exchange."""
+        if turn.fixed:
+            text, source = turn.fixed
+            yield text
+            spoken = Spoken(text, source, Usage())
+        else:
+            steps = self._speaker.speak(turn.request.messages, turn.text, turn.request.settings, cancelled, begun)
+            spoken = yield from self._converted(steps, turn.persona)
+            if cancelled.is_set():
+                return None
+            if turn.risk.kind == "other" and not turn.session.other_told:
+                turn.session.other_told = True
+                help_for_others = "\n\n" + data("crisis")["other"].strip()
+                yield help_for_others
+                spoken = Spoken(spoken.text + help_for_others, spoken.source, spoken.usage, spoken.reasons)
+        return self._finish(turn, spoken)
+
+    def _converted(self, steps: Iterator[str], persona: Persona) -> Iterator[str]:
+        """The pieces as they are, or the whole reply rewritten in the persona's manner."""
+        if self.convert is None or not persona.instruction:
+            return (yield from steps)
+        stream = ReplyStream(steps, Event())
+        for _ in stream:
+            pass
+        spoken = stream.reply
+        text = self.convert(spoken.text, persona)
+        if safety.check_output(text):
+            text = spoken.text
+        yield text
+        return Spoken(text, spoken.source, spoken.usage, spoken.reasons)
+
+    def _finish(self, turn: Turn, spoken: Spoken) -> Reply:
+        past = Turned(turn.text, spoken.text, turn.risk.risk, turn.emotion)
+        grave = turn.risk.risk == "high" and not self.options.safety.remember
+        worth = spoken.source in ("model", "knowledge", "safety") and not grave
+        if worth and turn.ask.user and self.memory:
+            past.exchange = self.memory.for_user(turn.ask.user).add(turn.text, spoken.text, session=turn.session.name)
+        turn.session.turns.append(past)
+        turn.session.introduced = True
+        if turn.ended:
+            self.reset(turn.ask.user, turn.session.name)
+        usage, seconds = spoken.usage, time.perf_counter() - turn.began
+        return Reply(
+            text=spoken.text,
+            source=spoken.source,
+            risk=turn.risk.risk,
+            emotion=turn.emotion,
+            recalled=turn.notes,
+            usage=TokenUsage(
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
+                seconds=round(seconds, 3),
+            ),
+            reasons=(*turn.risk.reasons, *dict.fromkeys(spoken.reasons)),
+            persona=turn.persona.name,
+            session=turn.session.name,
+            exchange=past.exchange,
+            introduction=turn.introduction,
+            ended=turn.ended,
+        )
+
+    def _recall(self, turn: Turn, shown: list[str]) -> list[Note]:
+        if not (turn.ask.user and self.memory):
+            return []
+        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=shown)
+        return [
+            Note(
+                id=e.id, session=e.session, when=e.when.isoformat(), user=e.user, reply=e.reply, score=round(e.score, 4)
+            )
+            for e in found
+        ]
+
+    def _human_answer(self, said: str, before: Sequence[str]) -> tuple[str, Source]:
+        """The best answer people wrote to something like this that was not just given."""
+        texts = data("texts")
+        if not re.search("[가-힣ㄱ-ㅎ]", said):
+            return texts["not_korean"], "notice"
+        hits = self.knowledge.search(said, k=_KNOWLEDGE_TRIES) if self.knowledge else []
+        answers = [hit.answer for hit in hits if hit.cosine >= self.options.gate.min_cosine]
+        answers = [answer for answer in answers if answer not in before]
+        if answers:
+            return answers[0], "knowledge"
+        general = [text for text in texts["fallback"] if text not in before] or texts["fallback"]
+        return general[0], "notice"
+
+    def _settings(self, turn: Turn) -> Settings:
+        options = self.options
+        adapter = turn.ask.adapter or (None if options.adapter == "auto" else options.adapter)
+        return Settings(
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+            adapter=adapter,
+            session=_key(turn.ask.user, turn.session.name) if turn.session.name else None,
+        )
+
+    def _session(self, ask: Ask) -> Session:
+        name = _name(ask.user, ask.session)
+        return Session(fresh=False) if name is None else self._sessions.get(ask.user, name)
+
+    def _restore(self, ask: Ask, session: Session) -> None:
+        """A session from an earlier process goes on from what is remembered of it."""
+        if session.fresh and ask.user and self.memory:
+            for past in self.memory.for_user(ask.user).recent(session=session.name):
+                session.turns.append(Turned(past.user, past.reply, exchange=past.id))
+        session.fresh = False
+
+    @contextmanager
+    def _holding(self, session: Session) -> Iterator[None]:
+        """One message of a session at a time."""
+        if not session.lock.acquire(timeout=self.options.timeout_s):
+            raise UserError("this session's last message is still being answered", "wait for its reply")
+        try:
+            yield
+        finally:
+            session.lock.release()
+
+
+def _name(user: str | None, session: str | None) -> str | None:
+    """Name of the session a message belongs to: today's, where a user names none."""
+    return session or (date.today().isoformat() if user else None)
+
+
+def _key(user: str | None, session: str | None) -> str:
+    """What a backend knows a session by."""
+    return json.dumps([user, session], ensure_ascii=False)

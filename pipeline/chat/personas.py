@@ -1,0 +1,86 @@
+"""Personas (말투): files that say how replies sound, spoken by the language model or by a seq2seq converter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import yaml
+
+from gonggam.errors import UserError
+from pipeline.chat.resources import DATA, data
+
+DEFAULT = "기본"
+
+
+@dataclass(frozen=True)
+class Persona:
+    """A manner of speech.
+
+    Attributes:
+        name: as users choose it.
+        description: one line for people.
+        instruction: for the language model; empty for the default, which is how the model was trained.
+        examples: (plain, styled) pairs.
+    """
+
+    name: str
+    description: str
+    instruction: str
+    examples: tuple[tuple[str, str], ...]
+
+    def system(self, base: str | None) -> str | None:
+        """The system prompt with this persona's instruction and examples added."""
+        if not self.instruction:
+            return base
+        shown = "\n".join(f"- {plain} → {styled}" for plain, styled in self.examples)
+        heading = data("texts")["persona_examples"]
+        return "\n\n".join(filter(None, [base, self.instruction, f"{heading}\n{shown}" if shown else ""]))
+
+
+@cache
+def personas() -> dict[str, Persona]:
+    """All personas by name, the default first."""
+    found = []
+    for path in sorted((DATA / "personas").glob("*.yaml")):
+        raw = yaml.safe_load(path.read_text("utf-8"))
+        examples = tuple((row["plain"], row["styled"]) for row in raw.get("examples", ()))
+        found.append(Persona(raw["name"], raw["description"], raw.get("instruction", ""), examples))
+    found.sort(key=lambda persona: persona.name != DEFAULT)
+    return {persona.name: persona for persona in found}
+
+
+def persona(name: str) -> Persona:
+    """The persona of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in personas():
+        raise UserError(f"no persona {name!r}", f"choose one of: {', '.join(personas())}")
+    return personas()[name]
+
+
+def load_converter(model: str) -> Callable[[str, Persona], str]:
+    """A seq2seq model that rewrites a reply, prompted as KoJLabs' style transfer is: ``말투 형식으로 변환:문장``.
+
+    Raises:
+        UserError: the model cannot be loaded.
+    """
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    from pipeline.model import hub_errors
+
+    with hub_errors(model):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        network = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+
+    def convert(text: str, manner: Persona) -> str:
+        if not manner.instruction:
+            return text
+        ids = tokenizer(f"{manner.name} 형식으로 변환:{text}", return_tensors="pt", truncation=True).input_ids
+        made = network.generate(ids, max_new_tokens=2 * ids.shape[1] + 16)
+        return tokenizer.decode(made[0], skip_special_tokens=True).strip() or text
+
+    return convert
