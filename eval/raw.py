@@ -13,6 +13,8 @@ from eval.rubric import Rubric
 from eval.yamls import validated
 from gonggam.files import read_json, read_jsonl, write_json, write_jsonl
 
+_LISTS = ("judgements", "pairs", "pair_judgements", "duels", "pair_duels")
+
 
 @dataclass
 class Raw:
@@ -28,7 +30,8 @@ class Raw:
         judgements: rows of `eval.geval.Judgement`.
         pairs: the calibration pairs, and
         pair_judgements: the judgements on them.
-        duels: rows of `eval.pairwise.Duel`.
+        duels: rows of `eval.pairwise.fight` between the systems, and
+        pair_duels: those between the two sides of the calibration pairs.
     """
 
     options: EvalOptions
@@ -42,6 +45,7 @@ class Raw:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     pair_judgements: list[dict[str, Any]] = field(default_factory=list)
     duels: list[dict[str, Any]] = field(default_factory=list)
+    pair_duels: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into ``folder``."""
@@ -56,7 +60,7 @@ class Raw:
         write_json(folder / "evaluation.json", head)
         write_jsonl(folder / "items.jsonl", self.items)
         write_jsonl(folder / "replies.jsonl", self._reply_rows())
-        for name in ("judgements", "pairs", "pair_judgements", "duels"):
+        for name in _LISTS:
             write_jsonl(folder / f"{name}.jsonl", getattr(self, name))
 
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.speech import analyse
+from eval.speech import analyse, load_kiwi
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,10 +21,10 @@ Embed = Callable[[list[str]], "np.ndarray"]
 def reply_metrics(
     items: Sequence[Mapping[str, Any]],
     replies: Sequence[str],
+    kiwi: Kiwi | None = None,
     *,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
-    kiwi: Kiwi | None = None,
 ) -> list[dict[str, float | None]]:
     """One row of measures per reply.
 
@@ -67,6 +67,7 @@ def corpus_metrics(
     """
     from sacrebleu.metrics import BLEU, CHRF
 
+    kiwi = kiwi or load_kiwi()
     pairs = [(reply, item["reference"]) for item, reply in zip(items, replies, strict=True) if item.get("reference")]
     parts = [part.forms for part in analyse(replies, kiwi)]
     row: dict[str, float | None] = {"distinct_1": distinct(parts, 1), "distinct_2": distinct(parts, 2)}

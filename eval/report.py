@@ -7,12 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from eval.plots import distributions, means, metric_name
+from eval.report_details import (
+    duel_rows,
+    extremes_section,
+    groups_section,
+    noise_rows,
+    pairwise_section,
+    percent,
+    rows_by_item,
+    show_answers,
+    spread,
+)
 from eval.sheets import write_sheets
-from eval.stats import Interval
 from eval.summary import TOTAL
 from gonggam.page import Page, Section
 
 Results = Mapping[str, Any]
+
+OFF_SCALE = (
+    "The judge gives most of its probability to something other than a score. The scores rest on the little "
+    "that is left: it hardly understands the form."
+)
 
 
 def write_report(
@@ -43,12 +58,11 @@ def report_page(results: Results, extra_sections: Sequence[Section] = (), title:
         f"{results['items']} held-out conversations · {', '.join(results['systems'])} · "
         f"rubric {results['rubric']['name']} ({results['rubric']['hash']})"
     )
+    judged = bool(results["judges"])
     sections = [_summary(results), *extra_sections]
-    if results["judges"]:
-        sections.append(_scores(results))
-    sections += [_samples(results), _metrics(results)]
-    if results["judges"]:
-        sections += [_reliability(results), _counts(results)]
+    sections += [_scores(results), pairwise_section(results), groups_section(results)] if judged else []
+    sections += [_samples(results), extremes_section(results), _metrics(results)]
+    sections += [_reliability(results), _counts(results)] if judged else []
     return Page(title, subtitle, sections=[section for section in sections if section.blocks])
 
 
@@ -68,19 +82,6 @@ def trust_note(results: Results) -> tuple[str, str] | None:
         "Its scores below say nothing about the models.",
         "error",
     )
-
-
-def percent(interval: Mapping[str, Any]) -> str:
-    """An interval of shares as per cent."""
-    if interval["value"] is None:
-        return "–"
-    bounds = "" if interval["low"] is None else f" [{interval['low']:.0%}, {interval['high']:.0%}]"
-    return f"{interval['value']:.0%}{bounds} of {interval['n']}"
-
-
-def spread(interval: Mapping[str, Any]) -> str:
-    """An interval as `value [low, high]`."""
-    return str(Interval(**{key: interval[key] for key in ("value", "low", "high", "n")}))
 
 
 def _banner(section: Section, results: Results) -> Section:
@@ -149,26 +150,11 @@ def _scores(results: Results) -> Section:
 
 def _samples(results: Results) -> Section:
     section = Section("Answers side by side")
-    if not results["samples"]:
-        return section
-    rows: dict[str, list[Mapping[str, Any]]] = {}
-    for row in results["rows"]:
-        rows.setdefault(row["item"], []).append(row)
-    wanted = min(results["samples"], len(rows))
-    chosen = [list(rows)[i * len(rows) // wanted] for i in range(wanted)]
-    for item in chosen:
-        _chat(section, rows[item], results)
+    items = list(rows_by_item(results).values())
+    wanted = min(results["samples"], len(items))
+    for rows in (items[i * len(items) // wanted] for i in range(wanted)):
+        show_answers(section, rows, " · ".join(filter(None, (rows[0]["item"], rows[0]["category"]))))
     return section
-
-
-def _chat(section: Section, rows: Sequence[Mapping[str, Any]], results: Results) -> None:
-    answers = {row["system"]: row["reply"] for row in rows}
-    totals = {row["system"]: row["scores"].get(TOTAL) for row in rows}
-    notes = {name: f"{total:.0f}/100" for name, total in totals.items() if total is not None}
-    if rows[0]["reference"]:
-        answers["human"] = rows[0]["reference"]
-    title = " · ".join(filter(None, (rows[0]["item"], rows[0]["category"])))
-    section.chat(rows[0]["messages"], answers, title, notes)
 
 
 def _metrics(results: Results) -> Section:
@@ -204,6 +190,14 @@ def _reliability(results: Results) -> Section:
             {"criterion": names[key], "better answer preferred": percent(a)} for key, a in found["by_criterion"].items()
         ]
         section.table(rows, caption=f"By criterion; {found['missing']} pairs without a score")
+    if results["pair_duels"]:
+        section.table(duel_rows(results["pair_duels"]), caption="The better against the worse answer, in duels")
+        for tally in results["pair_duels"]:
+            section.text(f"{tally['judge']} gives {percent(tally['first_preferred'])} to the reply that stands first.")
+    if results["noise"]:
+        section.table(
+            noise_rows(results), caption="Judge noise against differences between answers (standard deviations)"
+        )
     return section
 
 
@@ -219,6 +213,8 @@ def _counts(results: Results) -> Section:
             "cost (USD)": counts["cost"],
         }
     )
+    if (counts["outside_mean"] or 0) > 0.5:
+        section.note(OFF_SCALE, "warning")
     section.table(results["judges"], caption="Judges and where their scores come from")
     if counts["problems"]:
         rows = [{"problem": name, "judgements": count} for name, count in counts["problems"].items()]

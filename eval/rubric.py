@@ -7,6 +7,7 @@ import json
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -64,7 +65,8 @@ class Rubric(BaseModel):
 
     ``prompt`` may use {task} {name} {definition} {steps} {anchors} {history} {reply} {reference} {low} {high};
     ``form`` is the line the judge completes with the score; ``steps_prompt`` asks for missing steps;
-    ``pair_prompt`` (fields {task} {history} {first} {second}) asks which of two replies is better, 1 or 2.
+    ``pair_prompt`` (fields {task} {history} {first} {second}) asks which of two replies is better, 1 or 2, and
+    ``pair_form`` is the line completed then.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -77,6 +79,7 @@ class Rubric(BaseModel):
     form: str = "- {name}:"
     steps_prompt: str = ""
     pair_prompt: str = ""
+    pair_form: str = "-"
     roles: dict[str, str] = Field(default_factory=dict, description="What roles are called in the prompt.")
     overall: str | None = Field(None, description="Key of the criterion that sums up; else the mean of all on 0-1.")
     criteria: tuple[Criterion, ...] = Field(min_length=1)
@@ -127,14 +130,25 @@ class Rubric(BaseModel):
         """A dialogue as the judge reads it, one turn a line."""
         return "\n".join(f"{self.roles.get(m['role'], m['role'])}: {m['content']}" for m in messages)
 
-    def render(self, criterion: Criterion, item: Mapping[str, object], reply: str) -> str:
+    def render(self, criterion: Criterion, item: Mapping[str, Any], reply: str) -> str:
         """The question about one reply under one criterion."""
         return self.prompt.format(
             **self._words(criterion),
-            history=self.history(item["messages"]),  # type: ignore[arg-type]
+            history=self.history(item["messages"]),
             reply=reply,
             reference=item.get("reference", ""),
         ).strip()
+
+    def render_pair(self, item: Mapping[str, Any], first: str, second: str) -> str:
+        """The question which of two replies is better.
+
+        Raises:
+            UserError: the rubric has no ``pair_prompt``.
+        """
+        if not self.pair_prompt:
+            raise UserError(f"rubric {self.name!r} has no pair_prompt", "write one, or leave out the pairwise part")
+        history = self.history(item["messages"])
+        return self.pair_prompt.format(task=self.task.strip(), history=history, first=first, second=second).strip()
 
     def render_form(self, criterion: Criterion) -> str:
         """The line that the judge completes with a score."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.calibration import pair_answers
+from eval.calibration import BETTER, WORSE, pair_answers
 from eval.geval import Answer, GEval, Judgement, Progress
 from eval.judges import Judge, load_judge
 from eval.options import EvalOptions
+from eval.pairwise import Duel, fight
 from eval.raw import Raw
 from eval.reference import Check, Embed, corpus_metrics, reply_metrics
 from eval.report import write_report
-from eval.rubric import Rubric, load_rubric
+from eval.rubric import load_rubric
+from eval.speech import load_kiwi
 from eval.store import Store, content_key
 from eval.summary import summarise
 from gonggam.errors import UserError
@@ -69,18 +73,19 @@ def evaluate(
     judges = _judges(judge, options)
     _refuse_pair_judge(judges, pair_judge, options)
     rubric = load_rubric(options.rubric).only(options.criteria)
-    steps = _Steps(progress, items, systems, pairs if judges else [], rubric, len(judges), options.repeats)
+    pairs = pairs if judges else []
+    work = sum(map(callable, systems.values())) * len(items)
+    work += len(judges) * _questions(len(items), len(pairs), len(systems), len(rubric.criteria), options)
+    steps = _Steps(progress, work)
     replies = {name: _replies(name, system, items, out, fingerprint, steps) for name, system in systems.items()}
-    raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs if judges else [])
+    raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs)
+    kiwi = load_kiwi()
     for name, texts in replies.items():
-        raw.metrics[name] = reply_metrics(items, texts, checks=checks, embed=embed)
-        raw.corpus[name] = corpus_metrics(items, texts)
+        raw.metrics[name] = reply_metrics(items, texts, kiwi, checks=checks, embed=embed)
+        raw.corpus[name] = corpus_metrics(items, texts, kiwi)
     with Store(out / "raw" / "verdicts.jsonl") as store:
         for member in judges:
-            geval = GEval(rubric, member, store, options.repeats, options.seed, options.concurrency)
-            raw.pair_judgements += _rows(geval.score(pair_answers(raw.pairs), steps.phase()))
-            answers = [Answer(i, t, name) for name, texts in replies.items() for i, t in zip(items, texts, strict=True)]
-            raw.judgements += _rows(geval.score(answers, steps.phase()))
+            _judge(raw, member, store, steps)
     raw.save(out / "raw")
     return report_from(raw, out, extra_sections)
 
@@ -128,22 +133,36 @@ def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
             raise UserError(f"{name} has {len(system)} replies for {len(items)} items")
 
 
+def _judge(raw: Raw, judge: Judge, store: Store, steps: _Steps) -> None:
+    """Let one judge judge the calibration pairs, the replies and, if wanted, the duels."""
+    options = raw.options
+    geval = GEval(raw.rubric, judge, store, options.repeats, options.seed, options.concurrency)
+    raw.pair_judgements += _rows(geval.score(pair_answers(raw.pairs), steps.phase()))
+    answers = [Answer(i, t, name) for name, texts in raw.replies.items() for i, t in zip(raw.items, texts, strict=True)]
+    raw.judgements += _rows(geval.score(answers, steps.phase()))
+    if options.pairwise:
+        known = [Duel(pair, BETTER, WORSE, pair[BETTER], pair[WORSE]) for pair in raw.pairs]
+        duels = [
+            Duel(item, a, b, raw.replies[a][index], raw.replies[b][index])
+            for a, b in itertools.combinations(raw.replies, 2)
+            for index, item in enumerate(raw.items)
+        ]
+        how = (raw.rubric, judge, store, options.seed, options.concurrency)
+        raw.pair_duels += fight(known, *how, steps.phase())
+        raw.duels += fight(duels, *how, steps.phase())
+
+
+def _questions(items: int, pairs: int, systems: int, criteria: int, options: EvalOptions) -> int:
+    """How many questions each judge is asked."""
+    single = options.repeats * criteria * (systems * items + 2 * pairs)
+    return single + (2 * (pairs + items * math.comb(systems, 2)) if options.pairwise else 0)
+
+
 class _Steps:
     """Counts the steps of all phases together for one progress callback."""
 
-    def __init__(
-        self,
-        progress: Progress | None,
-        items: Sequence[Item],
-        systems: Mapping[str, Any],
-        pairs: Sequence[Item],
-        rubric: Rubric,
-        judges: int,
-        repeats: int,
-    ) -> None:
-        written = sum(map(callable, systems.values())) * len(items)
-        judged = judges * repeats * len(rubric.criteria) * (len(systems) * len(items) + 2 * len(pairs))
-        self.total, self.done, self._progress = written + judged, 0, progress
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.total, self.done, self._progress = total, 0, progress
 
     def phase(self) -> Progress:
         """A callback for one phase, whose steps start where the last phase ended."""

@@ -22,11 +22,16 @@ class Morphemes:
     levels: tuple[Level, ...]
 
 
-def analyse(texts: Sequence[str], kiwi: Kiwi | None = None) -> list[Morphemes]:
-    """Take each text apart. Loading Kiwi takes about a second; hand one in to share it."""
+def load_kiwi() -> Kiwi:
+    """A Kiwi analyser for one thread. Takes about a second, so share it."""
     from kiwipiepy import Kiwi
 
-    kiwi = kiwi or Kiwi(num_workers=1)
+    return Kiwi(num_workers=1)
+
+
+def analyse(texts: Sequence[str], kiwi: Kiwi | None = None) -> list[Morphemes]:
+    """Take each text apart."""
+    kiwi = kiwi or load_kiwi()
     return [_morphemes(kiwi.tokenize(text)) for text in texts]
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, pstdev, pvariance
 from typing import Any
 
 from eval.calibration import Calibration, calibrate
+from eval.pairwise import tally
 from eval.raw import Raw
 from eval.rubric import Rubric
 from eval.stats import bootstrap, holm, mean, paired_p_value
@@ -21,7 +22,7 @@ Scores = dict[tuple[str, str], float | None]
 
 
 def summarise(raw: Raw) -> dict[str, Any]:
-    """Everything the report shows, as one JSON-able dict (laid out in docs/evaluation.md)."""
+    """Everything the report shows, as one JSON-able dict (laid out in ``docs/evaluation.md``)."""
     how = {"reps": raw.options.bootstrap, "confidence": raw.options.confidence, "seed": raw.options.seed}
     table = score_table(raw.judgements, raw.rubric)
     calibrations = calibrations_of(raw, how)
@@ -43,12 +44,15 @@ def summarise(raw: Raw) -> dict[str, Any]:
             system: {key: _column(scores, ids, system, how) for key, scores in table.items()} for system in systems
         },
         "tests": _tests(table, ids, systems, how),
+        "noise": _noise(raw) if raw.options.repeats > 1 else {},
+        "duels": _duels(raw.duels, how),
+        "pair_duels": _duels(raw.pair_duels, how),
         "metrics": {
             system: {name: bootstrap(mean, [r.get(name) for r in rows], **how).row() for name in names}
             for system, rows in raw.metrics.items()
         },
         "corpus": raw.corpus,
-        "counts": counts([*raw.judgements, *raw.pair_judgements], raw),
+        "counts": counts([*raw.judgements, *raw.pair_judgements, *raw.duels, *raw.pair_duels], raw),
         "rows": list(_rows(raw, table)),
         "samples": raw.options.samples,
     }
@@ -121,6 +125,31 @@ def _tests(
     for test, adjusted in zip(tests, holm([test["p"] for test in tests]), strict=True):
         test["p_holm"] = adjusted
     return tests
+
+
+def _noise(raw: Raw) -> dict[str, dict[str, float]]:
+    """Per criterion: spread (standard deviation) of the judgements of one answer, and of the answers' means."""
+    heard: dict[str, dict[tuple[str, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in raw.judgements:
+        if row["score"] is not None:
+            heard[row["criterion"]][row["judge"], row["item"], row["system"]].append(row["score"])
+    found = {}
+    for key, answers in heard.items():
+        repeated = [
+            pvariance(scores) * len(scores) / (len(scores) - 1) for scores in answers.values() if len(scores) > 1
+        ]
+        if repeated:
+            means = [fmean(scores) for scores in answers.values()]
+            found[key] = {"judge": fmean(repeated) ** 0.5, "answers": pstdev(means)}
+    return found
+
+
+def _duels(rows: Sequence[Mapping[str, Any]], how: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One tally per judge and two systems."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["judge"], row["a"], row["b"]].append(row)
+    return [{"judge": judge, **tally(group, how)} for (judge, _, _), group in groups.items()]
 
 
 def _rows(raw: Raw, table: Mapping[str, Scores]) -> Iterable[dict[str, Any]]:

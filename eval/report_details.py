@@ -1,0 +1,132 @@
+"""The report's further sections: duels, groups of conversations, the widest gaps, the judge's noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from eval.stats import Interval
+from eval.summary import TOTAL
+from gonggam.page import Section
+
+Results = Mapping[str, Any]
+
+EXTREMES = 3
+"""How many of the biggest wins, and of the biggest losses, are shown."""
+
+
+def percent(interval: Mapping[str, Any]) -> str:
+    """An interval of shares as per cent."""
+    if interval["value"] is None:
+        return "–"
+    bounds = "" if interval["low"] is None else f" [{interval['low']:.0%}, {interval['high']:.0%}]"
+    return f"{interval['value']:.0%}{bounds} of {interval['n']}"
+
+
+def spread(interval: Mapping[str, Any]) -> str:
+    """An interval as `value [low, high]`."""
+    return str(Interval(**{key: interval[key] for key in ("value", "low", "high", "n")}))
+
+
+def duel_rows(tallies: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Tallies of duels as table rows."""
+    return [
+        {
+            "judge": t["judge"],
+            "systems": f"{t['a']} against {t['b']}",
+            "won / tied / lost": f"{t['wins']} / {t['ties']} / {t['losses']}",
+            "win rate": percent(t["win_rate"]),
+            "at equal length": percent(t["length_controlled"]),
+            "both orders agree": percent(t["consistency"]),
+            "missing": t["missing"],
+        }
+        for t in tallies
+    ]
+
+
+def pairwise_section(results: Results) -> Section:
+    """Duels between the systems."""
+    section = Section("One against another")
+    if results["duels"]:
+        section.text("Each duel is judged in both orders; it is won only if both agree, else it is a tie.")
+        section.table(duel_rows(results["duels"]))
+    return section
+
+
+def groups_section(results: Results) -> Section:
+    """Total score by kind and length of conversation."""
+    section = Section("By kind and length of conversation")
+    judged = [row for row in results["rows"] if row["scores"].get(TOTAL) is not None]
+    if not judged:
+        return section
+    kinds = _by(judged, results["systems"], lambda row: row["category"].split("/")[0] or "–")
+    lengths = _by(judged, results["systems"], lambda row: f"{(row['turns'] + 1) // 2:>2} user turns")
+    return section.table(kinds, caption="Mean total (0-100) by category").table(lengths, caption="… by length")
+
+
+def _by(rows: Sequence[Mapping[str, Any]], systems: Sequence[str], group: Any) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in rows:
+        found.setdefault(group(row), {}).setdefault(row["system"], []).append(row["scores"][TOTAL])
+    return [
+        {
+            "group": name.strip(),
+            "conversations": max(map(len, scores.values())),
+            **{s: fmean(scores[s]) if s in scores else None for s in systems},
+        }
+        for name, scores in sorted(found.items())
+    ]
+
+
+def extremes_section(results: Results) -> Section:
+    """The conversations on which the last system gains and loses most against the first."""
+    section = Section("Biggest wins and losses")
+    if len(results["systems"]) < 2:
+        return section
+    first, last = results["systems"][0], results["systems"][-1]
+    gaps = []
+    for rows in rows_by_item(results).values():
+        scores = {row["system"]: row["scores"].get(TOTAL) for row in rows}
+        if scores[first] is not None and scores[last] is not None and scores[last] != scores[first]:
+            gaps.append((scores[last] - scores[first], rows))
+    gaps.sort(key=lambda gap: gap[0])
+    wins, losses = [g for g in gaps[::-1] if g[0] > 0][:EXTREMES], [g for g in gaps if g[0] < 0][:EXTREMES]
+    for title, shown in ((f"{last} gains most on {first}", wins), (f"{last} loses most to {first}", losses)):
+        if shown:
+            section.heading(title)
+        for gap, rows in shown:
+            pair = [row for row in rows if row["system"] in (first, last)]
+            show_answers(section, pair, f"{rows[0]['item']} ({gap:+.1f})", with_reference=False)
+    return section
+
+
+def rows_by_item(results: Results) -> dict[str, list[Mapping[str, Any]]]:
+    """The rows of each item, in the order of the systems."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for row in results["rows"]:
+        found.setdefault(row["item"], []).append(row)
+    return found
+
+
+def show_answers(section: Section, rows: Sequence[Mapping[str, Any]], title: str, with_reference: bool = True) -> None:
+    """Add one dialogue with the systems' answers, and the human's, side by side."""
+    answers = {row["system"]: row["reply"] for row in rows}
+    totals = {row["system"]: row["scores"].get(TOTAL) for row in rows}
+    notes = {name: f"{total:.0f}/100" for name, total in totals.items() if total is not None}
+    if with_reference and rows[0]["reference"]:
+        answers["human"] = rows[0]["reference"]
+    section.chat(rows[0]["messages"], answers, title, notes)
+
+
+def noise_rows(results: Results) -> list[dict[str, Any]]:
+    """How much of a score is the judge's own noise, where judgements were repeated."""
+    names = {c["key"]: c["name"] for c in results["criteria"]}
+    return [
+        {
+            "criterion": names[key],
+            "spread of one answer's judgements": n["judge"],
+            "spread between answers": n["answers"],
+        }
+        for key, n in results["noise"].items()
+    ]
