@@ -156,6 +156,7 @@ def test_an_error_in_the_extended_recipe_carries_its_file(write):
         ("sft.optim=[", "not valid YAML"),
         ("prepare.sources.7.path=x", "there is no entry '7'"),
         ("prepare.sources.x.path=y", "there is no entry 'x'"),
+        ("extends=demo", "extends cannot be overridden"),
         ("name.x=3", "cannot be the name of a run"),
     ],
 )

@@ -78,10 +78,25 @@ def test_accelerate_reads_its_configurations(file):
     assert config.distributed_type == {
         "cpu": "NO",
         "single": "NO",
-        "cpu2": "MULTI_CPU",
         "fsdp2": "FSDP",
         "zero3": "DEEPSPEED",
     }.get(file.stem, "MULTI_GPU")
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes" / "accelerate").glob("*.yaml")), ids=lambda p: p.stem)
+def test_accelerate_launch_knows_every_setting(file):
+    """accelerate takes unknown keys of the inner mappings without a word."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+    known = vars(launch_command_parser().parse_args(["script.py"]))
+    written = yaml.safe_load(file.read_text("utf-8"))
+    inner = {**written.pop("fsdp_config", {}), **written.pop("deepspeed_config", {})}
+    assert set(inner) <= set(known)
+    args, _, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(file), "script.py"]))
+    assert args.multi_gpu == (file.stem in ("cpu2", "ddp", "two-nodes"))
+    assert args.use_fsdp == (file.stem == "fsdp2")
+    assert args.use_deepspeed == (file.stem == "zero3")
+    assert all(str(getattr(args, key)) == str(value) for key, value in inner.items())
 
 
 def test_numbers_and_words_are_those_of_yaml_1_2(write):

@@ -61,14 +61,16 @@ def _top_level_errors(source: Source) -> Iterator[UserError]:
             if not isinstance(value, dict | None):
                 what = f"{name} must hold keys and values, not {_shown(value)}"
                 yield _error(source, (name,), what, "indent them below it")
+        elif name == "extends":  # that of a file has been followed and taken out by now
+            yield _error(source, (name,), "extends cannot be overridden", "write it in a recipe file")
         elif name not in _OWN:
             known = nearest(name, (*SECTIONS, *_OWN[:-1])) or _elsewhere("", name)
             hint = known or f"a recipe has: {', '.join((*_OWN[:-1], *SECTIONS))}"
             yield _error(source, (name,), f"unknown section {name!r}", hint)
-    name = source.data.get("name")
-    if "name" in source.data and not (isinstance(name, str) and _NAME.fullmatch(name)):
-        hint = "use letters, digits, '.', '-' and '_': the run's folder is called so"
-        yield _error(source, ("name",), f"{_shown(name)} cannot be the name of a run", hint)
+    run = source.data.get("name")
+    if "name" in source.data and not (isinstance(run, str) and _NAME.fullmatch(run)):
+        hint = "use letters, digits, '.', '-' and '_', a number in quotes: the run's folder is called so"
+        yield _error(source, ("name",), f"{_shown(run)} cannot be the name of a run", hint)
     seed = source.data.get("seed", 0)
     if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
         yield _error(source, ("seed",), f"seed must be a whole number from 0 to {2**32 - 1}, not {_shown(seed)}")

@@ -165,4 +165,5 @@ def key_hint(section: str, key: str) -> KeyHint | None:
 @cache
 def known_keys() -> dict[str, Any]:
     """keys.yaml: `renamed` and `owned`, each by section."""
-    return yaml.safe_load(Path(__file__).with_name("keys.yaml").read_text("utf-8"))
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(Path(__file__).with_name("keys.yaml").read_text("utf-8"), fast)

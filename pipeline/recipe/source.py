@@ -105,7 +105,7 @@ def read_source(path: Path) -> Source:
     return Source(data, {(): Origin(str(path), 1), **reader.origins})
 
 
-def parse_override(text: str) -> tuple[Key, Any]:
+def parse_override(text: str) -> tuple[tuple[str, ...], Any]:
     """Split `a.b=c` into the key and the value, which is read as YAML.
 
     Raises:

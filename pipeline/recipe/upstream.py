@@ -41,18 +41,17 @@ def model_of(upstream: Upstream, without: frozenset[str] = frozenset()) -> type[
     show as null, so the model is for checking what a user wrote, never for filling in what was not written.
     """
     fields: dict[str, Any] = {}
-    for file, node in _fields(_Module.find(upstream.package, upstream.module), upstream.name):
-        if node.target.id in without:
-            fields.pop(node.target.id, None)
+    for file, name, node in _fields(_Module.find(upstream.package, upstream.module), upstream.name):
+        if name in without:
             continue
         meta = _field_call(node)
         kind = _type(file, node.annotation)
         if meta["choices"]:
-            choices = Literal[tuple(meta["choices"])]
+            choices: Any = Literal[tuple(meta["choices"])]
             kind = choices | None if type(None) in get_args(kind) else choices
         description = " ".join(meta["help"].replace("%%", "%").split())
-        fields[node.target.id] = (kind, Field(default=meta["default"], description=description))
-    config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True)
+        fields[name] = (kind, Field(default=meta["default"], description=description))
+    config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True, defer_build=True)
     return create_model(upstream.name, __config__=config, **fields)
 
 
@@ -101,7 +100,7 @@ def _parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
-def _fields(module: _Module, name: str) -> Iterator[tuple[_Module, ast.AnnAssign]]:
+def _fields(module: _Module, name: str) -> Iterator[tuple[_Module, str, ast.AnnAssign]]:
     """The fields of a dataclass, those of its bases first."""
     found = module.class_named(name)
     if found is None:
@@ -112,7 +111,7 @@ def _fields(module: _Module, name: str) -> Iterator[tuple[_Module, ast.AnnAssign
             yield from _fields(file, base.id)
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            yield file, statement
+            yield file, statement.target.id, statement
 
 
 def _field_call(node: ast.AnnAssign) -> dict[str, Any]:
