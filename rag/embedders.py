@@ -10,46 +10,51 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gonggam.errors import UserError
-from gonggam.files import publishing, read_json, sha256_file, write_json
-from rag.features import BUCKETS, features, known
+from gonggam.files import publishing, sha256_tree, write_json
+from rag.korean import KiwiSpace, content
 
 if TYPE_CHECKING:
+    from kiwipiepy import Token
     from langchain_core.embeddings import Embeddings
 
+    from rag.static import Outside
+
 Progress = Callable[[int, int], None]
-_MARK = "gonggam_embedder.json"
+# Fewer texts than this do not tell which direction they all share.
+_ENOUGH_TEXTS = 100
 
 
 def fit_static(
     exchanges: Sequence[tuple[str, str]],
-    out: Path,
+    out: str | Path,
     progress: Progress | None = None,
     *,
-    dim: int = 256,
-    epochs: int = 12,
+    epochs: int = 10,
     seed: int = 0,
 ) -> Embeddings:
     """Train the offline embedder on (user utterance, reply) pairs and save it to the folder ``out``.
 
-    A bag of stems and character n-grams whose vectors start as random projections scaled by inverse document
-    frequency (so that untrained it is already a lexical matcher), trained with in-batch negatives (InfoNCE, van den
-    Oord et al. 2018). The folder has the layout of sentence-transformers' ``StaticEmbedding``; it holds no pickle.
+    A text is the sum of its content morphemes' vectors. These start from the vectors of Kiwi's own language model, less
+    their mean and first common direction and weighted by inverse document frequency (after Arora, Liang and Ma, ICLR
+    2017), and are trained with in-batch negatives (InfoNCE, van den Oord et al. 2018) to bring an utterance near its
+    reply and near itself with words left out (SimCSE, Gao et al. 2021). The folder has the layout of sentence-
+    transformers' ``StaticEmbedding`` and holds no pickle.
 
     Args:
         exchanges: pairs of utterance and reply; at least 2.
         out: folder to write; replaced if it exists.
-        progress: called as ``progress(done, total)`` after each step.
+        progress: called as ``progress(done, total)``.
 
     Raises:
         UserError: fewer than two exchanges, or the folder cannot be written.
     """
     if len(exchanges) < 2:
         raise UserError("the offline embedder needs at least 2 exchanges", "add conversations to the prepared data")
-    sides = [[features(text) for text in pair] for pair in exchanges]
-    vocabulary, weights = _start(sides, dim, seed)
+    sides = [[content(text) for text in pair] for pair in exchanges]
+    vocabulary, weights, outside, rare = _start([side for pair in sides for side in pair], seed)
     ids = [[_ids(side, vocabulary) for side in pair] for pair in sides]
     weights = _train(weights, ids, epochs=epochs, seed=seed, progress=progress)
-    _save(Path(out), vocabulary, weights)
+    _save(Path(out), vocabulary, weights, outside, rare)
     return load_embedder(out)
 
 
@@ -63,10 +68,10 @@ def load_embedder(name_or_path: str | Path, **options: Any) -> Embeddings:
     Raises:
         UserError: it is no embedder, or the hub cannot be reached.
     """
-    folder = Path(name_or_path)
-    if (folder / _MARK).is_file():
-        from rag.static import StaticEmbedder
+    from rag.static import MARK, StaticEmbedder
 
+    folder = Path(name_or_path)
+    if (folder / MARK).is_file():
         return StaticEmbedder(folder)
     if isinstance(name_or_path, Path) and not folder.is_dir():
         raise UserError("no embedder here", "fit one first (stage `memory`) or name another folder", file=folder)
@@ -91,20 +96,35 @@ def fingerprint(embedder: Embeddings) -> str:
     return f"{type(embedder).__module__}.{type(embedder).__qualname__}:{name}"
 
 
-def _start(sides: list[list[list[str]]], dim: int, seed: int) -> tuple[dict[str, int], np.ndarray]:
-    """Vocabulary (features seen twice, then hash buckets) and its random idf-scaled vectors."""
-    texts = [set(side) for pair in sides for side in pair]
-    counts = Counter(feature for text in texts for feature in text)
-    kept = sorted(feature for feature, count in counts.items() if count > 1)
-    vocabulary = {feature: i for i, feature in enumerate([*kept, *(f"#{i}" for i in range(BUCKETS))])}
-    idf = np.full(len(vocabulary), np.log(len(texts)), dtype=np.float32)
-    idf[: len(kept)] = [np.log(len(texts) / counts[feature]) for feature in kept]
-    vectors = np.random.default_rng(seed).standard_normal((len(vocabulary), dim), dtype=np.float32)
-    return vocabulary, vectors * idf[:, None] / np.sqrt(dim)
+def _start(texts: list[list[Token]], seed: int) -> tuple[dict[str, int], np.ndarray, Outside, float]:
+    """Vocabulary, its starting vectors, how other words are placed, and their weight."""
+    from rag.static import UNKNOWN, Outside, key
+
+    counts = Counter(key(token) for text in texts for token in text)
+    words = {key(token): token for text in texts for token in text if counts[key(token)] > 1}
+    spread = Counter(word for text in texts for word in {key(token) for token in text})
+    vocabulary = {word: i for i, word in enumerate([UNKNOWN, *sorted(words)])}
+    outside = Outside(KiwiSpace.measure(seed), np.float32(0), np.zeros((0, 1), np.float32))
+    outside.common = np.zeros((0, outside.space.dim), np.float32)
+    known = {word: outside.space.vector(token.id) for word, token in words.items()}
+    placed = {word: counts[word] * vector for word, vector in known.items() if vector is not None}
+    outside.mean = (sum(placed.values()) / max(sum(counts[word] for word in placed), 1)).astype(np.float32)
+    weights = np.zeros((len(vocabulary), outside.space.dim), dtype=np.float32)
+    for word, token in words.items():
+        idf = np.log1p(len(texts) / (spread[word] + 1))
+        weights[vocabulary[word]] = idf * outside.vector(token.id, token.form)
+    if len(texts) >= _ENOUGH_TEXTS:
+        sums = np.stack([weights[_ids(text, vocabulary)].sum(axis=0) for text in texts])
+        sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+        outside.common = np.linalg.svd(sums, full_matrices=False)[2][:1]
+        weights -= weights @ outside.common.T @ outside.common
+    return vocabulary, weights, outside, float(np.log1p(len(texts)))
 
 
-def _ids(side: list[str], vocabulary: dict[str, int]) -> list[int]:
-    return [vocabulary[feature] for feature in known(side, vocabulary)] or [len(vocabulary) - 1]
+def _ids(text: list[Token], vocabulary: dict[str, int]) -> list[int]:
+    from rag.static import key
+
+    return [at for token in text if (at := vocabulary.get(key(token)))] or [0]
 
 
 def _train(
@@ -116,24 +136,25 @@ def _train(
     progress: Progress | None,
     batch: int = 256,
     rate: float = 0.01,
-    temperature: float = 0.1,
+    temperature: float = 0.05,
+    dropout: float = 0.3,
 ) -> np.ndarray:
-    """InfoNCE over (utterance, reply) with in-batch negatives, on one thread so that the sums come out the same."""
+    """InfoNCE with in-batch negatives, on one thread so that the sums come out the same on any machine."""
     import torch
     from torch.nn import functional as F
 
-    threads = torch.get_num_threads()
+    threads, order = torch.get_num_threads(), np.random.default_rng(seed)
     torch.set_num_threads(1)
     try:
-        bag = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(weights), freeze=False)
-        optimizer = torch.optim.Adam(bag.parameters(), lr=rate)
-        order = np.random.default_rng(seed)
+        bag = torch.nn.EmbeddingBag.from_pretrained(torch.from_numpy(weights), freeze=False, sparse=True, mode="mean")
+        optimizer = torch.optim.SparseAdam(list(bag.parameters()), lr=rate)
         steps = [part for _ in range(epochs) for part in _batches(order.permutation(len(ids)), batch)]
         for done, part in enumerate(steps, 1):
-            users, replies = (_encode(bag, [ids[i][side] for i in part]) for side in (0, 1))
-            logits = users @ replies.T / temperature
+            sides = ([_thin(ids[i][side], dropout, order) for i in part] for side in (0, 1, 0))
+            user, reply, again = (_encode(bag, side) for side in sides)
             target = torch.arange(len(part))
-            loss = F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)
+            near, same = user @ reply.T / temperature, user @ again.T / temperature
+            loss = F.cross_entropy(near, target) + F.cross_entropy(near.T, target) + F.cross_entropy(same, target)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -148,6 +169,10 @@ def _batches(order: np.ndarray, size: int) -> list[np.ndarray]:
     return [part for start in range(0, len(order), size) if len(part := order[start : start + size]) > 1]
 
 
+def _thin(row: list[int], dropout: float, order: np.random.Generator) -> list[int]:
+    return [i for i, kept in zip(row, order.random(len(row)) >= dropout, strict=True) if kept] or row
+
+
 def _encode(bag: Any, rows: list[list[int]]) -> Any:
     import torch
     from torch.nn import functional as F
@@ -156,35 +181,27 @@ def _encode(bag: Any, rows: list[list[int]]) -> Any:
     return F.normalize(bag(torch.tensor([i for row in rows for i in row]), offsets), dim=1)
 
 
-def _save(out: Path, vocabulary: dict[str, int], weights: np.ndarray) -> None:
+def _save(out: Path, vocabulary: dict[str, int], weights: np.ndarray, outside: Outside, rare: float) -> None:
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
 
-    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=f"#{BUCKETS - 1}"))
+    from rag.static import MARK, UNKNOWN
+
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = WhitespaceSplit()
+    space = {
+        "landmarks": outside.space.landmarks,
+        "projection": outside.space.projection,
+        "mean": outside.mean,
+        "common": outside.common,
+        "rare": np.array([rare], dtype=np.float32),
+    }
+    kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
     with publishing(out) as folder:
         save_file({"embedding.weight": np.ascontiguousarray(weights)}, folder / "model.safetensors")
+        save_file({name: np.ascontiguousarray(array) for name, array in space.items()}, folder / "kiwi.safetensors")
         tokenizer.save(str(folder / "tokenizer.json"))
-        kinds = ("sentence_transformer.modules.StaticEmbedding", "sentence_transformer.modules.Normalize")
-        write_json(
-            folder / "modules.json",
-            [
-                {
-                    "idx": i,
-                    "name": str(i),
-                    "path": "" if not i else f"{i}_Normalize",
-                    "type": f"sentence_transformers.{k}",
-                }
-                for i, k in enumerate(kinds)
-            ],
-        )
-        (folder / "1_Normalize").mkdir()
-        digest = sha256_file(folder / "model.safetensors")
-        write_json(folder / _MARK, {"format": 1, "dim": int(weights.shape[1]), "sha256": digest})
-
-
-def read_mark(folder: Path) -> dict[str, Any]:
-    """What `fit_static` noted about its folder: format, dim, sha256 of the vectors."""
-    return read_json(folder / _MARK)
+        write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": kind}])
+        write_json(folder / MARK, {"format": 1, "dim": int(weights.shape[1]), "sha256": sha256_tree(folder)})

@@ -12,7 +12,8 @@ import numpy as np
 
 from gonggam.errors import UserError
 from rag.fusion import reciprocal_rank
-from rag.lexical import Bm25, morphemes, ranking
+from rag.korean import morphemes
+from rag.lexical import Bm25, ranking
 from rag.log import Exchange
 
 if TYPE_CHECKING:
@@ -41,11 +42,11 @@ class ExchangeIndex:
         if not exchanges:
             return
         vectors = self.embed(exchanges) if vectors is None else vectors
-        terms = [self._terms(exchange) for exchange in exchanges]
-        metas = [{"terms": frequencies} for frequencies in terms]
+        found = [terms(e, self.settings.reply_context) if self.settings.lexical else {} for e in exchanges]
+        metas = [{"terms": frequencies} for frequencies in found]
         texts, ids = [exchange.user for exchange in exchanges], [exchange.id for exchange in exchanges]
         self.store.add_vectors(vectors, texts, metas, ids=ids)
-        self._note(exchanges, terms)
+        self._note(exchanges, found)
 
     def embed(self, exchanges: Sequence[Exchange]) -> np.ndarray:
         """One vector an exchange: the user's words, and the reply's at ``settings.reply_context``."""
@@ -72,18 +73,20 @@ class ExchangeIndex:
             return []
         pool = POOL + k + len(exclude)
         vector = np.asarray(self.store.embeddings.embed_query(query), dtype=np.float32)
-        rows, cosines = self.store.nearest(vector, pool)
-        near = dict(zip(rows.tolist(), cosines.tolist(), strict=True))
-        words = self._bm25.scores(morphemes(query)) if self.settings.lexical else np.zeros(len(self.exchanges))
-        fused = reciprocal_rank([(list(near), 1.0), (ranking(words, pool), self.settings.lexical)])
+        near, words = self.store.nearest(vector, pool)[0].tolist(), self._words(query)
+        by_words = ranking(words, pool)
+        rows = np.array(list(dict.fromkeys([*near, *by_words])), dtype=np.int64)
+        share = self.settings.lexical
+        relevance = (np.clip(self.store.cosines(vector, rows), 0, 1) + share * words[rows]) / (1 + share)
+        level = dict(zip(rows.tolist(), relevance.tolist(), strict=True))
+        fused = level if self.settings.fusion == "sum" else reciprocal_rank([(near, 1.0), (by_words, share)])
         scored = [
             (row, score * self._freshness(row, now))
             for row, score in fused.items()
-            if self.exchanges[row].id not in exclude
+            if level[row] >= threshold and self.exchanges[row].id not in exclude
         ]
         ordered = self._rerank(query, sorted(scored, key=lambda pair: -pair[1])[: max(k, POOL)])
-        relevant = ((self.exchanges[row], min(max(near.get(row, 0.0), 0.0), 1.0)) for row, _ in ordered)
-        return [pair for pair in relevant if pair[1] >= threshold][:k]
+        return [(self.exchanges[row], level[row]) for row, _ in ordered[:k]]
 
     def save(self, folder: Path) -> None:
         """Write the index to ``folder``, whole or not at all."""
@@ -104,18 +107,15 @@ class ExchangeIndex:
         self._note(covered, [store.document(row).metadata["terms"] for row in range(len(store))])
         return True
 
-    def _note(self, exchanges: Sequence[Exchange], terms: Sequence[dict[str, float]]) -> None:
+    def _note(self, exchanges: Sequence[Exchange], found: Sequence[dict[str, float]]) -> None:
         self.exchanges.extend(exchanges)
-        for frequencies in terms:
+        for frequencies in found:
             self._bm25.add_weighted(frequencies)
 
-    def _terms(self, exchange: Exchange) -> dict[str, float]:
-        if not self.settings.lexical:
-            return {}
-        frequencies: Counter[str] = Counter(morphemes(exchange.user))
-        for term, count in Counter(morphemes(exchange.reply)).items() if self.settings.reply_context else ():
-            frequencies[term] += self.settings.reply_context * count  # type: ignore[assignment]
-        return dict(frequencies)
+    def _words(self, query: str) -> np.ndarray:
+        """BM25 of every exchange as a share of what an exchange full of the query's words could reach."""
+        found = morphemes(query) if self.settings.lexical else []
+        return self._bm25.scores(found) / max(self._bm25.most(found), 1e-9)
 
     def _freshness(self, row: int, now: datetime) -> float:
         if self.settings.half_life_days is None:
@@ -129,3 +129,12 @@ class ExchangeIndex:
         texts = [f"{self.exchanges[row].user}\n{self.exchanges[row].reply}" for row, _ in scored]
         judged = zip(scored, self.reranker(query, texts), strict=True)
         return [(row, score) for (row, _), score in sorted(judged, key=lambda pair: -pair[1])]
+
+
+def terms(exchange: Exchange, reply_context: float) -> dict[str, float]:
+    """Morphemes of the user's words, and those of the reply at ``reply_context`` each, with their frequencies."""
+    frequencies: dict[str, float] = dict(Counter(morphemes(exchange.user)))
+    if reply_context:
+        for term, count in Counter(morphemes(exchange.reply)).items():
+            frequencies[term] = frequencies.get(term, 0.0) + reply_context * count
+    return frequencies

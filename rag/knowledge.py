@@ -12,7 +12,8 @@ import numpy as np
 
 from gonggam.errors import UserError
 from rag.fusion import reciprocal_rank
-from rag.lexical import Bm25, morphemes, ranking
+from rag.korean import morphemes
+from rag.lexical import Bm25, ranking
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings

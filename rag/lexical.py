@@ -1,40 +1,13 @@
-"""BM25 over Korean morphemes (Kiwi)."""
+"""BM25 over terms; with `rag.korean.morphemes` over Kiwi's morphemes."""
 
 from __future__ import annotations
 
 import math
-import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from kiwipiepy import Kiwi
-
-Tokenizer = Callable[[str], list[str]]
-
-# Words that carry meaning: nouns, numbers, verbs and adjectives, adverbs, roots, foreign words. Particles, endings and
-# punctuation are left out, pronouns too. XPN/XSN (affixes) stick to their noun.
-CONTENT_TAGS = ("NNG", "NNP", "NNB", "NR", "VV", "VA", "MAG", "XR", "SL", "SN", "SH")
-# Kiwi's word-graph grows with the sentence; nobody searches by more than this.
-MAX_CHARS = 4000
-
-
-@lru_cache(maxsize=1)
-def _kiwi() -> Kiwi:
-    from kiwipiepy import Kiwi
-
-    return Kiwi(num_workers=1)
-
-
-def morphemes(text: str) -> list[str]:
-    """Content morphemes of ``text``, normalised to their stems, in order."""
-    text = re.sub(r"(.)\1{2,}", r"\1\1", text[:MAX_CHARS].lower())
-    return [token.form for token in _kiwi().tokenize(text) if token.tag.startswith(CONTENT_TAGS)]
 
 
 class Bm25:
@@ -70,6 +43,10 @@ class Bm25:
         """Inverse document frequency of ``term``, above 0."""
         count = len(self._postings[term][0]) if term in self._postings else 0
         return math.log(1 + (len(self._lengths) - count + 0.5) / (count + 0.5))
+
+    def most(self, terms: Iterable[str]) -> float:
+        """The score that no document exceeds for these terms."""
+        return sum(self.idf(term) for term in set(terms)) * (self.k1 + 1)
 
     def scores(self, terms: Sequence[str]) -> np.ndarray:
         """BM25 score of every document, shape ``(documents,)``."""

@@ -176,10 +176,10 @@ class Memory:
             k: how many at most; the recipe's ``recall`` if None.
             exclude: ids that are left out, such as those already in the prompt verbatim.
             now: the time from which ages count.
-            threshold: lowest relevance; the recipe's if None.
+            threshold: lowest relevance; the recipe's if None (see `rag.calibrate.unrelated_level`).
         """
         k = self._settings.recall if k is None else k
-        threshold = self._settings.threshold if threshold is None else threshold
+        threshold = self._settings.threshold or 0.0 if threshold is None else threshold
         with self._open() as index:
             found = index.search(_text(query), k, now=_aware(now), exclude=exclude, threshold=threshold)
         return [Recalled(e.id, e.session, e.when, e.user, e.reply, score) for e, score in found]

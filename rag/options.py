@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 
@@ -15,16 +17,22 @@ class MemoryOptions(BaseModel):
         description="offline (trained on the run's own exchanges in seconds), a hub id such as nlpai-lab/KURE-v1, "
         "or a folder",
     )
-    dim: int = Field(256, ge=16, le=4096, description="width of the offline embedder's vectors")
-    epochs: int = Field(12, ge=1, le=500, description="passes over the exchanges when fitting the offline embedder")
+    epochs: int = Field(10, ge=1, le=500, description="passes over the exchanges when fitting the offline embedder")
     seed: int = Field(0, ge=0, description="seed of the offline embedder's training")
     recent_turns: int = Field(4, ge=0, le=100, description="newest exchanges of the session that go in verbatim")
     recall: int = Field(2, ge=0, le=20, description="older exchanges that are recalled for a message; 0: none")
-    threshold: float = Field(
-        0.0, ge=0, le=1, description="lowest relevance, from 0 to 1, at which an exchange is recalled"
+    threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="lowest relevance, from 0 to 1, at which an exchange is recalled; null: the level that the best of "
+        "15 unrelated exchanges reaches half of the time, measured by the stage",
     )
     lexical: float = Field(
-        1.0, ge=0, le=10, description="weight of BM25 over Kiwi morphemes beside the vectors' weight of 1; 0: off"
+        0.5, ge=0, le=10, description="weight of BM25 over Kiwi morphemes beside the vectors' weight of 1; 0: off"
+    )
+    fusion: Literal["sum", "rrf"] = Field(
+        "sum", description="how the two are joined: by the sum of their scores, or by reciprocal rank"
     )
     reply_context: float = Field(
         0.5, ge=0, le=1, description="weight of the reply's words beside the user's own when memories are compared"

@@ -1,19 +1,30 @@
-"""The offline embedder at work: looks feature vectors up and takes their mean; needs numpy only."""
+"""The offline embedder at work: a table of morpheme vectors and their mean. Needs numpy and Kiwi only."""
 
 from __future__ import annotations
 
+import zlib
+from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from gonggam.errors import UserError
 from gonggam.files import read_json
-from rag.features import features, known
+from rag.korean import KiwiSpace, content
+
+if TYPE_CHECKING:
+    from kiwipiepy import Token
+
+MARK = "gonggam_embedder.json"
 
 
 class StaticEmbedder(Embeddings):
     """Opens a folder that `rag.embedders.fit_static` wrote.
+
+    Words of the training data have their trained vector; other words of the language the one of Kiwi's own model,
+    moved in the same way; names and inventions that no one knows a random one of their own, the same each time.
 
     Raises:
         UserError: the folder is incomplete or damaged.
@@ -23,15 +34,18 @@ class StaticEmbedder(Embeddings):
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        from rag.embedders import read_mark
-
         self.folder = folder
         try:
-            self.fingerprint = f"gonggam-static:{read_mark(folder)['sha256']}"
+            self.fingerprint = f"gonggam-static:{read_json(folder / MARK)['sha256']}"
             self._vocabulary: dict[str, int] = read_json(folder / "tokenizer.json")["model"]["vocab"]
             self._weights = load_file(folder / "model.safetensors")["embedding.weight"]
+            space = load_file(folder / "kiwi.safetensors")
+            self._outside = Outside(KiwiSpace(space["landmarks"], space["projection"]), space["mean"], space["common"])
         except (KeyError, TypeError, OSError, SafetensorError) as error:
             raise UserError("this embedder is damaged", "fit it again (stage `memory`)", file=folder) from error
+        self._unknown = self._vocabulary[UNKNOWN]
+        self._rare = float(space["rare"][0])
+        self._look_up = lru_cache(maxsize=20_000)(self._outside.vector)
 
     @property
     def dim(self) -> int:
@@ -39,13 +53,13 @@ class StaticEmbedder(Embeddings):
         return int(self._weights.shape[1])
 
     def encode(self, texts: list[str]) -> np.ndarray:
-        """Vectors of unit length, shape ``(texts, dim)``, float32; a text without letters has the zero vector."""
+        """Vectors of unit length, shape ``(texts, dim)``, float32; a text without a word has the zero vector."""
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
         for row, text in zip(out, texts, strict=True):
-            ids = [self._vocabulary[feature] for feature in known(features(text), self._vocabulary)]
-            if ids:
-                row[:] = self._weights[ids].mean(axis=0)
-                row /= max(float(np.linalg.norm(row)), 1e-12)
+            for token in content(text):
+                at = self._vocabulary.get(key(token))
+                row += self._rare * self._look_up(token.id, token.form) if at is None else self._weights[at]
+            row /= max(float(np.linalg.norm(row)), 1e-12)
         return out
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
@@ -55,3 +69,27 @@ class StaticEmbedder(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         """Vector of one text."""
         return self.encode([text])[0].tolist()
+
+
+UNKNOWN = "[UNK]"
+
+
+def key(token: Token) -> str:
+    """How a morpheme is written in the vocabulary."""
+    return f"{token.form}/{token.tag}"
+
+
+class Outside:
+    """Vectors of words before any training: Kiwi's, less their mean and the direction that all texts share."""
+
+    def __init__(self, space: KiwiSpace, mean: np.ndarray, common: np.ndarray) -> None:
+        self.space, self.mean, self.common = space, mean, common
+
+    def vector(self, morpheme: int, form: str) -> np.ndarray:
+        """Shape ``(dim,)``; of a word that Kiwi's model lacks a random one, drawn from its spelling."""
+        found = self.space.vector(morpheme)
+        if found is None:
+            found = np.random.default_rng(zlib.crc32(form.encode())).standard_normal(self.space.dim, dtype=np.float32)
+            return found / np.linalg.norm(found)
+        centred = found - self.mean
+        return centred - centred @ self.common.T @ self.common

@@ -135,6 +135,13 @@ class FaissStore(VectorStore):
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
 
+    def cosines(self, vector: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Cosines of ``vector`` with the documents in ``rows``."""
+        if self._index is None or not len(rows):
+            return np.zeros(len(rows), dtype=np.float32)
+        found = _on_cpu(self._index).reconstruct_batch(np.asarray(rows, dtype=np.int64))
+        return found @ unit(np.asarray(vector, dtype=np.float32)[None])[0]
+
     def document(self, row: int) -> Document:
         """The document in ``row``; not a copy."""
         return self._documents[row]
