@@ -90,6 +90,116 @@ def audit(
     console.print("[green]no leaks[/]")
 
 
+@app.command()
+def prefer(
+    data: Annotated[str, typer.Argument(help="A prepared folder, or a file of conversations or of pairs.")],
+    out: Out = Path("pairs"),
+    teacher: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, ending in /v1.")] = None,
+    model: Annotated[str, typer.Option(help="The teacher's model name.")] = "",
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the key.")] = "OPENAI_API_KEY",
+    policy: Annotated[str | None, typer.Option(help="Run or model whose replies become the rejected ones.")] = None,
+    samples: Annotated[int, typer.Option(help="With --policy: sample so many, the teacher judges best and worst.")] = 0,
+    chosen_prompt: Annotated[Path | None, typer.Option(help="Text file instead of the packaged prompt.")] = None,
+    rejected_prompt: Annotated[Path | None, typer.Option(help="Likewise; several parted by lines of ---.")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use at most this many conversations a split.")] = None,
+    concurrency: Annotated[int, typer.Option(help="Requests under way at once.")] = 8,
+    per_minute: Annotated[float, typer.Option(help="Requests per minute at most.")] = 60,
+    price_in: Annotated[float, typer.Option(help="Price of a million prompt tokens.")] = 0,
+    price_out: Annotated[float, typer.Option(help="Price of a million answer tokens.")] = 0,
+    max_length: Annotated[int | None, typer.Option(help="Name pairs longer than this many tokens.")] = None,
+    evaluation: Annotated[
+        list[str] | None, typer.Option(help="File that pairs must not share a beginning with.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option(help="Only say what it would take.")] = False,
+) -> None:
+    """Build preference pairs, then audit them. Without --teacher, DATA holds pairs already.
+
+    Answers are cached in OUT: after an interruption the same command goes on without asking (or paying) twice.
+    """
+    from data_prep.preferences import (
+        by_split,
+        from_pairs,
+        from_samples,
+        from_teacher,
+        load_prompts,
+        teacher_judge,
+        teacher_requests,
+    )
+    from gonggam.files import write_jsonl
+
+    splits = by_split(data, rows)
+    if teacher is None:
+        made = {split: from_pairs(conversations) for split, conversations in splits.items()}
+    else:
+        from data_prep.teacher import Teacher, TeacherOptions
+
+        options = TeacherOptions(
+            base_url=teacher,
+            model=model,
+            api_key_env=api_key_env,
+            concurrency=concurrency,
+            requests_per_minute=per_minute,
+            price_in=price_in,
+            price_out=price_out,
+        )
+        asked, prompts = Teacher(options, out / "cache.jsonl"), load_prompts(chosen_prompt, rejected_prompt)
+        every = [conversation for conversations in splits.values() for conversation in conversations]
+        if dry_run:
+            plan = asked.plan(teacher_requests(every, prompts, rejected=policy is None))
+            _table("Dry run", [{"what": what, "value": value} for what, value in plan.items()])
+            return
+        say, sample = _policy(policy) if policy else (None, None)
+        made = {}
+        for split, conversations in splits.items():
+            with _bar(split) as progress:
+                if sample and samples:
+                    judge = teacher_judge(asked)
+                    made[split] = from_samples(conversations, sample, judge, n=samples, progress=progress)
+                else:
+                    made[split] = from_teacher(conversations, asked, prompts, policy=say, progress=progress)
+        usage = {**asked.usage, "cost": round(asked.cost(), 4)}
+        _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
+    for split, pairs in made.items():
+        write_jsonl(out / f"{split}.jsonl", pairs)
+    _show_pair_audit(out, made, max_length, evaluation or [])
+
+
+def _show_pair_audit(
+    out: Path, made: Mapping[str, list[dict[str, Any]]], max_length: int | None, evaluation: list[str]
+) -> None:
+    """Audit what was written; exit code 1 if a finding is an error."""
+    from data_prep.pair_audit import audit_pairs
+
+    failed = False
+    for split, pairs in made.items():
+        if not pairs:
+            console.print(f"{split}: no pairs")
+            continue
+        figures, findings = audit_pairs(out / f"{split}.jsonl", max_length=max_length, evaluation=evaluation)
+        _table(split, [{"figure": name, "value": value} for name, value in figures.items()])
+        colours = {"error": "red", "warning": "yellow", "note": "dim"}
+        for finding in findings:
+            console.print(f"[{colours[finding.level]}]{finding.level}[/] {finding.what}: {finding.count:,}")
+            failed = failed or finding.level == "error"
+    if failed:
+        raise typer.Exit(1)
+
+
+def _policy(where: str) -> tuple[Callable[..., str], Callable[..., list[str]]]:
+    """One reply, and n samples, of the model in a run folder (after SFT, if it has that) or elsewhere."""
+    from pipeline import Counselor
+    from pipeline.chat.backends import Request, Settings, collect
+
+    backend = Counselor.load(where).backend
+    adapter = "sft" if "sft" in backend.adapters else None
+
+    def sample(prompt: list[dict[str, str]], n: int) -> list[str]:
+        asks = [Request(prompt, Settings(adapter=adapter, seed=seed)) for seed in range(n)]
+        return [collect(stream).text for stream in backend.stream(asks)]
+
+    return (lambda prompt: sample(prompt, 1)[0]), sample
+
+
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr where that is a terminal."""

@@ -71,7 +71,7 @@ def read(name: str | None, path: str | None) -> Iterator[Outcome]:
     for row, result in _outcomes(reader(name), rows):
         if isinstance(result, Conversation):
             meta = {**result.meta, "file": Path(row.file).name, "row": row.number}
-            result = replace(result, source=name, meta=meta)
+            result = replace(result, source=result.source or name, meta=meta)
         yield name, row, result
 
 

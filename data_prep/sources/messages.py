@@ -14,4 +14,4 @@ def parse(values: dict[str, Any]) -> Conversation:
     """One row."""
     turns = checked(turns_from(values.get("messages"), "role", "content"))
     meta = optional(values, category="category", emotion="emotion")
-    return Conversation(text_of(values.get("id")), turns, "", meta)
+    return Conversation(text_of(values.get("id")), turns, text_of(values.get("source")), meta)
