@@ -126,11 +126,10 @@ def _roles(files: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
 
 
 def _role(path: Path) -> str:
-    for part in (path.stem, path.parent.name):
-        for word in re.split(r"[\W_]+", part.lower()):
-            if word in _ROLES:
-                role = _ROLES[word]
-                return PREFERENCE if role == TRAIN and path.parent.name == "preference" else role
+    for word in (*re.split(r"[\W_]+", path.stem.lower()), path.parent.name):
+        if word in _ROLES:
+            role = _ROLES[word]
+            return PREFERENCE if role == TRAIN and path.parent.name == "preference" else role
     raise UserError("is this train or held-out?", f"say so: train={path} or test={path}", file=path)
 
 

@@ -1,0 +1,255 @@
+"""Every reader on its own fixture, in every encoding and file type, and on files that are broken on purpose."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import data_prep
+from data_prep.conversation import Conversation
+from data_prep.sources import READERS, read, reader, recognise
+from gonggam.errors import UserError
+
+CHATBOT = Path(__file__).parent.parent.parent / "shared" / "data" / "chatbot_ko" / "ChatbotData.csv"
+
+
+def jsonl(path: Path, rows: list[dict]) -> str:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return str(path)
+
+
+def said(outcome: Conversation | str) -> list[str]:
+    assert isinstance(outcome, Conversation), outcome
+    return [turn.content for turn in outcome.turns]
+
+
+def only(name: str | None, path: str) -> Conversation | str:
+    ((_, _, outcome),) = list(read(name, path))
+    return outcome
+
+
+EMPATHETIC = [
+    ({"instruction": "힘들어", "output": "그랬군요", "source": "a", "type": "single"}, ["힘들어", "그랬군요"]),
+    (
+        {"instruction": "질문: 하나\n답변: 둘\n질문: 셋", "output": "넷", "source": "a", "type": "multi_2"},
+        ["하나", "둘", "셋", "넷"],
+    ),
+    (
+        {"instruction": "질문 : 하나\\n답변 : 둘\\n질문 : 셋", "output": "넷", "source": "a", "type": "multi-2"},
+        ["하나", "둘", "셋", "넷"],
+    ),
+    (
+        {
+            "instruction": "질문: 하나\n답변: 둘\n그리고 둘 반\n질문: 셋",
+            "output": "넷",
+            "source": "a",
+            "type": "multi_2",
+        },
+        ["하나", "둘\n그리고 둘 반", "셋", "넷"],
+    ),
+    (
+        {
+            "instruction": "질문: 1\n답변: 2\n질문: 3\n답변: 4\n질문: 5\n답변: 6\n질문: 7",
+            "output": "8",
+            "source": "a",
+            "type": "multi_3",
+        },
+        list("12345678"),
+    ),
+    ({"instruction": "답변: 둘\n질문: 셋", "output": "넷", "source": "a", "type": "multi_3"}, ["둘", "셋", "넷"]),
+    (
+        {"instruction": "시험 질문: 이 어려웠어 😢", "output": "네", "type": "single"},
+        ["시험 질문: 이 어려웠어 😢", "네"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("row", "turns"), EMPATHETIC)
+def test_empathetic_dialogues_ko_as_the_real_files_hold_it(tmp_path, row, turns):
+    outcome = only(None, jsonl(tmp_path / "a.jsonl", [row]))
+    assert said(outcome) == turns
+    assert outcome.source == "empathetic_dialogues_ko"
+    assert outcome.turns[-1].role == "assistant"
+
+
+def test_empty_and_nan_cells_are_quarantined_with_a_reason(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("instruction,output,source,type\n,답,a,single\n질문,nan,a,single\n질문,답,a,single\n", "utf-8")
+    outcomes = [outcome for *_, outcome in read("empathetic_dialogues_ko", str(path))]
+    assert outcomes[:2] == ["empty instruction", "empty output"]
+    assert said(outcomes[2]) == ["질문", "답"]
+
+
+FORMS = {
+    "alpaca": {"instruction": "셋", "input": "", "output": "넷", "history": [["하나", "둘"]]},
+    "messages": {
+        "messages": [
+            {"role": r, "content": c}
+            for r, c in zip(["user", "assistant"] * 2, ["하나", "둘", "셋", "넷"], strict=True)
+        ]
+    },
+    "sharegpt": {
+        "conversations": [
+            {"from": r, "value": c} for r, c in zip(["human", "gpt"] * 2, ["하나", "둘", "셋", "넷"], strict=True)
+        ]
+    },
+    "pairs": {
+        "prompt": [
+            {"role": "user", "content": "하나"},
+            {"role": "assistant", "content": "둘"},
+            {"role": "user", "content": "셋"},
+        ],
+        "chosen": "넷",
+        "rejected": "다섯",
+    },
+    "kor_empathetic_dialogues": {
+        "dialogue_id": 7,
+        "dialogue": [
+            {"utter_idx": i, "utter": u, "user_id": i % 2} for i, u in [(1, "둘"), (0, "하나"), (2, "셋"), (3, "넷")]
+        ],
+        "situation": "상황",
+        "emotion": "슬픔",
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_multi_turn_forms_are_recognised_and_read_alike(tmp_path, name):
+    outcome = only(None, jsonl(tmp_path / "a.jsonl", [FORMS[name]]))
+    assert said(outcome) == ["하나", "둘", "셋", "넷"]
+    assert outcome.source == name
+    assert [turn.role for turn in outcome.turns] == ["user", "assistant"] * 2
+
+
+def test_single_practice(tmp_path):
+    row = {"text": "### Instruction: 답하라 ### Input: 힘들어 ### Answer: 그랬군요"}
+    assert said(only(None, jsonl(tmp_path / "a.jsonl", [row]))) == ["답하라\n힘들어", "그랬군요"]
+
+
+def test_emotion_rows_keep_their_label(tmp_path):
+    outcome = only(None, jsonl(tmp_path / "a.jsonl", [{"sentence": "무서워", "label": 3}]))
+    assert said(outcome) == ["무서워"]
+    assert outcome.meta["emotion"] == "3"
+
+
+def test_wellness_workbook_answers_by_category(tmp_path):
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in [
+        ("구분", "유저", "챗봇"),
+        ("감정/우울", "우울해", "그렇군요"),
+        (None, "울적해", None),
+        ("감정/분노", "화나", None),
+    ]:
+        book.active.append(row)
+    book.save(tmp_path / "w.xlsx")
+    outcomes = [outcome for *_, outcome in read(None, str(tmp_path / "w.xlsx"))]
+    assert [said(o) for o in outcomes[:2]] == [["우울해", "그렇군요"], ["울적해", "그렇군요"]]
+    assert outcomes[1].meta["category"] == "감정/우울"
+    assert isinstance(outcomes[2], str)
+
+
+def test_wellness_text_files(tmp_path):
+    path = tmp_path / "w.txt"
+    path.write_text("우울해    많이 힘드시죠\n화나\t무슨 일이에요?\n불안해    감정/불안\n한 칸뿐\n", "utf-8")
+    outcomes = [outcome for *_, outcome in read("wellness", str(path))]
+    assert said(outcomes[0]) == ["우울해", "많이 힘드시죠"]
+    assert said(outcomes[1]) == ["화나", "무슨 일이에요?"]
+    assert outcomes[2].meta["emotion"] == "감정/불안"
+    assert isinstance(outcomes[3], str)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp949", "utf-16"])
+def test_encodings_are_recognised(tmp_path, encoding):
+    path = tmp_path / "a.csv"
+    path.write_bytes("Q,A,label\n이별했어,많이 아프시겠어요,1\n".encode(encoding))
+    outcome = only(None, str(path))
+    assert said(outcome) == ["이별했어", "많이 아프시겠어요"]
+    assert outcome.meta["category"] == "이별"
+
+
+def test_every_file_type_gives_the_same_conversations(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [{"q": "안녕하세요\n저예요", "a": "네, 반가워요", "label": 0}]
+    (tmp_path / "a.csv").write_text('q,a,label\n"안녕하세요\n저예요","네, 반가워요",0\n', "utf-8")
+    (tmp_path / "a.tsv").write_text('q\ta\tlabel\n"안녕하세요\n저예요"\t네, 반가워요\t0\n', "utf-8")
+    (tmp_path / "a.json").write_text(json.dumps({"data": rows}), "utf-8")
+    jsonl(tmp_path / "a.jsonl", rows)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    found = [said(outcome) for *_, outcome in read(None, str(tmp_path))]
+    assert found == [["안녕하세요\n저예요", "네, 반가워요"]] * 5
+    assert len(list(read(None, str(tmp_path / "*.json*")))) == 2
+
+
+def test_packaged_sample_needs_no_path():
+    outcomes = [outcome for *_, outcome in read("counsel_ko", None)]
+    assert len(outcomes) == 904
+    assert all(outcome.rejected for outcome in outcomes)
+    assert (data_prep.samples() / "counsel_ko" / "dialogues.jsonl").is_file()
+
+
+@pytest.mark.skipif(not CHATBOT.is_file(), reason="the real file is not at hand")
+def test_real_chatbot_file():
+    outcomes = [outcome for *_, outcome in read(None, str(CHATBOT))]
+    assert len(outcomes) == 11823
+    assert Counter(type(outcome) for outcome in outcomes) == {Conversation: 11823}
+
+
+def test_mistakes_are_named(tmp_path):
+    with pytest.raises(UserError, match="did you mean 'counsel_ko'"):
+        reader("cuonsel_ko")
+    with pytest.raises(UserError, match="no data found"):
+        list(read("alpaca", str(tmp_path / "missing.jsonl")))
+    with pytest.raises(UserError, match="are those of no reader"):
+        list(read(None, jsonl(tmp_path / "a.jsonl", [{"foo": 1}])))
+    (tmp_path / "a.docx").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"cannot read \.docx"):
+        list(read("alpaca", str(tmp_path / "a.docx")))
+
+
+def test_every_reader_is_recognised_by_its_own_columns():
+    for name in READERS:
+        for columns in reader(name).COLUMNS:
+            found = recognise(columns)
+            assert set(reader(found).COLUMNS) & {c for c in reader(found).COLUMNS if c <= columns}
+
+
+cell = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30) | st.binary(max_size=5)
+deep = st.recursive(
+    cell,
+    lambda c: st.lists(c, max_size=3) | st.dictionaries(st.sampled_from(["role", "content", "from", "value", "x"]), c),
+    max_leaves=6,
+)
+NAMES = sorted(
+    {column for name in READERS for columns in reader(name).COLUMNS for column in columns} | {"history", "input"}
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(values=st.dictionaries(st.sampled_from(NAMES), deep), name=st.sampled_from(READERS))
+def test_no_row_crashes_a_reader(values, name):
+    from data_prep.rows import Row
+    from data_prep.sources import _outcomes
+
+    outcomes = list(_outcomes(reader(name), [Row("f", 1, values)]))
+    assert len(outcomes) == 1
+    if isinstance(outcomes[0][1], Conversation):
+        assert any(turn.content for turn in outcomes[0][1].turns)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.binary(max_size=300) | st.text(max_size=200).map(lambda t: ("q,a\n" + t).encode("utf-8", "replace")))
+@pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "txt", "parquet", "xlsx"])
+def test_no_file_crashes_a_reader(tmp_path, data, suffix):
+    path = tmp_path / f"hostile.{suffix}"
+    path.write_bytes(data)
+    for _, row, outcome in read("chatbot_ko", str(path)):
+        assert row.file
+        assert outcome
