@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from pipeline.chat.classifier import NgramClassifier
 from pipeline.chat.resources import DATA, data, squeeze
+
+_LETTERS = re.compile("([ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅ-ㅎ])([ㅏ-ㅣ])(?:([ㄱ-ㄷㄹ-ㅂㅄ-ㅆㅇㅈㅊ-ㅎ])(?![ㅏ-ㅣ]))?")
 
 Risk = Literal["none", "low", "high"]
 Kind = Literal["suicide", "self_harm", "danger", "other"]
@@ -46,15 +48,21 @@ def assess(text: str, history: Sequence[str] = (), *, threshold: float | None = 
         history: the user's earlier messages of this session, oldest first.
         threshold: probability from which the classifier alone calls a message high; None: as shipped.
     """
-    own = by_rules(text)
-    if own.risk == "high":
-        return own
-    scored = by_classifier(text, threshold)
-    if scored.risk == "high" and not own.reasons:
-        return scored
-    if history and (carried := _carried(text, history)):
+    found = weigh(by_rules(text), classifier().probabilities(text[:1000]), threshold)
+    if found.risk != "high" and history and (carried := _carried(text, history)):
         return carried
-    return max(own, scored, key=lambda found: ("none", "low", "high").index(found.risk))
+    return found
+
+
+def weigh(ruled: Assessment, odds: Mapping[str, float], threshold: float | None = None) -> Assessment:
+    """What rules and classifier say together; where the rules see another person or the past, they are believed."""
+    if ruled.risk == "high" or ruled.reasons in (("other_person",), ("past",)):
+        return ruled
+    if odds["high"] >= (threshold or data("safety")["threshold"]):
+        return Assessment("high", (f"classifier {odds['high']:.2f}", *ruled.reasons), "suicide")
+    if ruled.risk == "none" and odds["low"] > odds["none"] + odds.get("calm", 0.0):
+        return Assessment("low", (f"classifier low {odds['low']:.2f}",))
+    return ruled
 
 
 def by_rules(text: str) -> Assessment:
@@ -70,19 +78,10 @@ def by_rules(text: str) -> Assessment:
     return Assessment("low", ("hopeless",)) if _low().search(plain) else Assessment("none")
 
 
-def by_classifier(text: str, threshold: float | None = None) -> Assessment:
-    """What the trained classifier alone says."""
-    odds = classifier().probabilities(text[:1000])
-    if odds["high"] >= (threshold or data("safety")["threshold"]):
-        return Assessment("high", (f"classifier {odds['high']:.2f}",), "suicide")
-    if odds["low"] > odds["none"]:
-        return Assessment("low", (f"classifier low {odds['low']:.2f}",))
-    return Assessment("none")
-
-
 def spelled(text: str) -> str:
     """The message without spaces and signs, typed sounds and slang turned into the words they stand for."""
-    plain = re.sub(r"([^0-9])\1{2,}", r"\1\1", squeeze(unicodedata.normalize("NFC", text)))
+    plain = _LETTERS.sub(_composed, squeeze(unicodedata.normalize("NFC", text)))
+    plain = re.sub(r"([^0-9])\1{2,}", r"\1\1", plain)
     for pattern, word in _spellings():
         plain = pattern.sub(word, plain)
     return plain
@@ -111,6 +110,14 @@ def _carried(text: str, history: Sequence[str]) -> Assessment | None:
                 return Assessment("high", ("across_messages", *found.reasons), found.kind)
     earlier = next((found for found in map(by_rules, reversed(history)) if found.risk == "high"), None)
     return Assessment("low", ("earlier_high",), earlier.kind) if earlier else None
+
+
+def _composed(match: re.Match[str]) -> str:
+    """One syllable typed as separate letters (``ㅈㅜㄱ``) put together (Unicode chapter 3.12)."""
+    first, vowel, last = match.groups()
+    lead = "ㄱㄲㄴㄷㄸㄹㅁㅂㅃㅅㅆㅇㅈㅉㅊㅋㅌㅍㅎ".index(first)
+    tail = "ㄱㄲㄳㄴㄵㄶㄷㄹㄺㄻㄼㄽㄾㄿㅀㅁㅂㅄㅅㅆㅇㅈㅊㅋㅌㅍㅎ".index(last) + 1 if last else 0
+    return chr(0xAC00 + (lead * 21 + ord(vowel) - ord("ㅏ")) * 28 + tail)
 
 
 def _found(key: str, plain: str) -> bool:

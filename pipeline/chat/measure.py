@@ -1,0 +1,168 @@
+"""Measures the safety layer and the emotion classifier: `python -m pipeline.chat.measure [--picture FILE]`.
+
+What the figures mean and what they do not is said in ``docs/safety.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.chat import safety
+from pipeline.chat.classifier import fit
+from pipeline.chat.fit import SAMPLES, Row, calm_texts, crisis_rows, fit_safety, read_tsv
+from pipeline.chat.resources import DATA, data
+
+FOLDS = 10
+Odds = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Counts of one way of telling high risk; ``missed`` and ``alarms`` are indices of rows."""
+
+    high: int
+    none: int
+    missed: tuple[int, ...]
+    alarms: tuple[int, ...]
+
+    @property
+    def recall(self) -> float:
+        """Share of the high rows that were called high."""
+        return 1 - len(self.missed) / self.high
+
+    @property
+    def false_alarms(self) -> float:
+        """Share of the none rows that were called high."""
+        return len(self.alarms) / self.none
+
+
+def rates(rows: Sequence[Row], is_high: Callable[[int], bool]) -> Rates:
+    """Rates of a judgement over rows."""
+    called = [is_high(index) for index in range(len(rows))]
+    return Rates(
+        sum(label == "high" for _, label in rows),
+        sum(label == "none" for _, label in rows),
+        tuple(i for i, (_, label) in enumerate(rows) if label == "high" and not called[i]),
+        tuple(i for i, (_, label) in enumerate(rows) if label == "none" and called[i]),
+    )
+
+
+def out_of_fold(rows: Sequence[Row], calm: Sequence[str], seed: int = 0) -> tuple[list[Odds], list[Odds]]:
+    """Probabilities for every row and every calm text, by classifiers that did not see it."""
+    import numpy as np
+    from sklearn.model_selection import StratifiedKFold
+
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, [label for _, label in rows])
+    order = np.random.default_rng(seed).permutation(len(calm))
+    odds: list[Odds] = [{}] * len(rows)
+    calm_odds: list[Odds] = [{}] * len(calm)
+    for number, (train, test) in enumerate(folds):
+        held = set(order[number::FOLDS].tolist())
+        model = fit_safety([rows[i] for i in train], [text for i, text in enumerate(calm) if i not in held])
+        for i in test:
+            odds[i] = model.probabilities(rows[i][0])
+        for i in held:
+            calm_odds[i] = model.probabilities(calm[i])
+    return odds, calm_odds
+
+
+@dataclass(frozen=True)
+class SafetyReport:
+    """What `measure_safety` found; every `Rates` is about being called high.
+
+    ``crisis``: on the sample corpus's table, classifier out of fold, for rules, classifier and both;
+    ``check``: the same on rows that neither rules nor classifier have seen; ``calm``: calm texts called high, of how
+    many.
+    """
+
+    crisis: dict[str, Rates]
+    check: dict[str, Rates]
+    calm: tuple[int, int]
+    rows: dict[str, list[Row]]
+
+
+def measure_safety() -> SafetyReport:
+    """Cross-validated and held-out rates of the safety layer; about half a minute."""
+    rows, calm, threshold = crisis_rows(), calm_texts(), data("safety")["threshold"]
+    crisis, check = read_tsv(SAMPLES / "crisis.tsv"), read_tsv(DATA / "crisis_check.tsv")
+    odds, calm_odds = out_of_fold(rows, calm)
+    check_odds = [safety.classifier().probabilities(text) for text, _ in check]
+    alarmed = sum(
+        safety.weigh(safety.by_rules(text), odd).risk == "high" for text, odd in zip(calm, calm_odds, strict=True)
+    )
+    return SafetyReport(
+        _three(crisis, odds, threshold),
+        _three(check, check_odds, threshold),
+        (alarmed, len(calm)),
+        {"crisis": crisis, "check": check},
+    )
+
+
+def _three(rows: Sequence[Row], odds: Sequence[Odds], threshold: float) -> dict[str, Rates]:
+    ruled = [safety.by_rules(text) for text, _ in rows]
+    return {
+        "rules": rates(rows, lambda i: ruled[i].risk == "high"),
+        "classifier": rates(rows, lambda i: odds[i]["high"] >= threshold),
+        "both": rates(rows, lambda i: safety.weigh(ruled[i], odds[i]).risk == "high"),
+    }
+
+
+def emotion_out_of_fold(seed: int = 0) -> tuple[list[str], list[str]]:
+    """True and predicted labels of ``emotion.tsv``, each row by a classifier that did not see it."""
+    from sklearn.model_selection import StratifiedKFold
+
+    rows = read_tsv(SAMPLES / "emotion.tsv")
+    texts, labels = [text for text, _ in rows], [label for _, label in rows]
+    told = [""] * len(rows)
+    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, labels):
+        model = fit([texts[i] for i in train], [labels[i] for i in train])
+        for i in test:
+            odds = model.probabilities(texts[i])
+            told[i] = max(odds, key=odds.__getitem__)
+    return labels, told
+
+
+def confusion_picture(true: Sequence[str], told: Sequence[str], path: Path) -> None:
+    """Draw the confusion matrix of the emotion classifier."""
+    import koreanize_matplotlib  # noqa: F401  (registers a font that has Hangul)
+    import matplotlib.pyplot as plt
+    from sklearn.metrics import ConfusionMatrixDisplay
+
+    figure, axes = plt.subplots(figsize=(8, 7))
+    ConfusionMatrixDisplay.from_predictions(
+        list(true), list(told), ax=axes, xticks_rotation=60, colorbar=False, cmap="BuPu"
+    )
+    axes.set(xlabel="predicted", ylabel="true", title="emotion.tsv, 10-fold cross-validation")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    """Print the figures; draw the confusion matrix where a file is named."""
+    from sklearn.metrics import f1_score
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--picture", type=Path, help="PNG file for the emotion confusion matrix")
+    chosen = parser.parse_args()
+    found = measure_safety()
+    for name, table in (("crisis.tsv, out of fold", found.crisis), ("crisis_check.tsv, never seen", found.check)):
+        print(f"{name}\n{'':12}recall on high    false alarms on none")
+        for way, rate in table.items():
+            high, none = f"{rate.high - len(rate.missed)}/{rate.high}", f"{len(rate.alarms)}/{rate.none}"
+            print(f"{way:12}{rate.recall:.3f} ({high})   {rate.false_alarms:.3f} ({none})")
+        print()
+    for title, places in (("missed", found.check["both"].missed), ("false alarms", found.check["both"].alarms)):
+        print(f"{title} in crisis_check.tsv:", *(found.rows["check"][i][0] for i in places), sep="\n  ")
+    print(f"\ncalm texts called high: {found.calm[0]} of {found.calm[1]}")
+    true, told = emotion_out_of_fold()
+    print(f"emotion macro-F1, out of fold: {f1_score(true, told, average='macro'):.3f}")
+    if chosen.picture:
+        confusion_picture(true, told, chosen.picture)
+
+
+if __name__ == "__main__":
+    main()
