@@ -90,6 +90,25 @@ def _source(settings: ModelOptions | None) -> dict[str, Any]:
     return {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}
 
 
+@contextmanager
+def using(model: PreTrainedModel, adapter: str) -> Iterator[None]:
+    """Let a model answer as one of its named adapters, or as the bare base for ``none``."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        yield
+    elif adapter == "none":
+        with model.disable_adapter():
+            yield
+    else:
+        before = model.active_adapter
+        model.set_adapter(adapter)
+        try:
+            yield
+        finally:
+            model.set_adapter(before)
+
+
 def _quantization(kind: str, dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 

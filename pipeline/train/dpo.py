@@ -83,7 +83,7 @@ def run_dpo(
     tokens = sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
     return {
         "pairs": len(rows),
-        "tokens": int(tokens * config.num_train_epochs),
+        "tokens": int(tokens * result["epochs"]),
         "first_margin": first,
         "held_out": {"pairs": len(held_out), **rewards},
         **result,
@@ -92,8 +92,8 @@ def run_dpo(
 
 def _first_margin(trainer: PairTrainer, rows: Sequence[dict]) -> float:
     """The reward margin before the first step, in nats; 0 where the policy is its own reference."""
-    metrics = trainer.evaluate(Dataset.from_list(list(rows)), metric_key_prefix="first")
-    margin = float(metrics["first_rewards/margins"])
+    trainer.evaluate(Dataset.from_list(list(rows)))
+    margin = float(trainer.state.log_history.pop()["eval_rewards/margins"])
     if abs(margin) > _MARGIN_TOLERANCE:
         raise UserError(
             f"the first reward margin is {margin:.2e}, not 0: policy and reference differ before training",

@@ -52,7 +52,7 @@ def arguments(given: Mapping[str, Any], folder: Path, seed: int) -> dict[str, An
 
 
 def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
-    """Train from the newest complete checkpoint, or from the start; returns steps and the logged history.
+    """Train from the newest complete checkpoint, or from the start; returns steps, epochs and the logged history.
 
     Raises:
         UserError: the loss became NaN or infinite, or the disk is full (the last complete checkpoint stays intact).
@@ -70,7 +70,8 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received:
         raise Interrupted(128 + stop.received)
-    return {"steps": trainer.state.global_step, "history": trainer.state.log_history}
+    state = trainer.state
+    return {"steps": state.global_step, "epochs": state.epoch, "history": state.log_history}
 
 
 def newest_checkpoint(folder: Path) -> Path | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,10 +18,36 @@ from trl import SFTConfig, SFTTrainer
 from gonggam.files import publishing
 from pipeline.train.data import sft_rows
 from pipeline.train.loop import arguments, forget_checkpoints, train
-from pipeline.train.mask import Row
+from pipeline.train.mask import IGNORE, Row
 from pipeline.train.measure import percentile_per_token, perplexity, reply_logprobs
 
 Progress = Callable[[int, int], None]
+
+
+class ReplyTrainer(SFTTrainer):
+    """An SFTTrainer whose output head works on supervised positions only.
+
+    The loss is TRL's: cross-entropy summed over supervised tokens, divided by their number in the whole optimiser step.
+    What it leaves out is the head at positions without a label, and the entropy and accuracy that TRL logs.
+    """
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy (nats) at the positions whose next token is supervised in some row of the batch."""
+        inputs = dict(inputs)
+        target = inputs.pop("labels")[:, 1:]
+        positions = (target != IGNORE).any(dim=0).nonzero().squeeze(1)
+        outputs = model(**inputs, use_cache=False, logits_to_keep=positions)
+        target = target[:, positions]
+        loss = torch.nn.functional.cross_entropy(
+            outputs.logits.flatten(0, 1).float(), target.flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+        count = (target != IGNORE).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = loss / torch.as_tensor(count, device=loss.device).clamp(min=1)
+        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
+            loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
 
 
 def run_sft(
@@ -49,7 +76,7 @@ def run_sft(
     config = SFTConfig(**arguments(given, folder, seed))
     rows = sft_rows(tokenizer, prepared, "train", system=system, max_length=config.max_length)
     held_out = sft_rows(tokenizer, prepared, "validation", system=system, max_length=config.max_length)
-    trainer = SFTTrainer(
+    trainer = ReplyTrainer(
         model=model,
         args=config,
         train_dataset=dataset(rows),
@@ -61,7 +88,7 @@ def run_sft(
     after = reply_logprobs(trainer.model, held_out)
     save_adapter(trainer, tokenizer, folder)
     forget_checkpoints(trainer, given)
-    epochs = config.num_train_epochs
+    epochs = result["epochs"]
     return {
         "rows": len(rows),
         "tokens": int(sum(len(row.input_ids) for row in rows) * epochs),

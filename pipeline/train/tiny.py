@@ -75,7 +75,7 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     forget_checkpoints(trainer, given)
     return {
         "parameters": model.num_parameters(),
-        "tokens": int(len(blocks) * section.max_position_embeddings * trainer.args.num_train_epochs),
+        "tokens": int(len(blocks) * section.max_position_embeddings * result["epochs"]),
         **result,
     }
 

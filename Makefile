@@ -1,0 +1,26 @@
+.PHONY: demo test lint bench setup clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+demo: setup  ## the whole pipeline on the sample corpus
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m pipeline recipes/demo.yaml
+
+test: setup  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: setup  ## ruff and the type checker
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+setup: .venv/installed
+
+# pip before 26 cannot resolve these packages from open ranges, hence the upgrade first.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=26"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,67 @@
+"""The card that a run prints at its end: what it cost, what came of it, what to type next."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from pipeline.recipe import Recipe
+from pipeline.run import Run
+from pipeline.story import stage_rows
+
+console = Console()
+
+
+def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False) -> None:
+    """Print the card of a run as far as it got."""
+    if up_to_date:
+        console.print(f"[bold]{recipe.name}[/] is up to date")
+    console.print(_stages(run, recipe))
+    for line in _results(run):
+        console.print(line, highlight=False)
+    if manifest := run.manifest("eval"):
+        for sample in manifest["metrics"]["samples"]:
+            console.print(_sample(sample))
+        report = (run.stage("eval") / "report.html").resolve()
+        console.print(f"report      {report}", soft_wrap=True)
+        console.print(f"next        gonggam chat {run.folder}")
+        console.print("            gonggam recipe show eeve-10.8b   (the same on a GPU with a real base model)")
+
+
+def _stages(run: Run, recipe: Recipe) -> Table:
+    table = Table(title=f"run {recipe.name}", title_justify="left")
+    for row in stage_rows(run, recipe):
+        if not table.columns:
+            for name in row:
+                table.add_column(name, justify="left" if name == "stage" else "right")
+        table.add_row(*("–" if value is None else f"{value:,}" if name != "stage" else value for name, value in row.items()))
+    return table
+
+
+def _results(run: Run) -> list[str]:
+    lines = []
+    if manifest := run.manifest("eval"):
+        told = " → ".join(f"{name} {value:.1f}" for name, value in manifest["metrics"]["perplexity"].items())
+        lines.append(f"perplexity  {told}  (human replies of the test split, per token; lower is better)")
+    if manifest := run.manifest("dpo"):
+        held_out = manifest["metrics"]["held_out"]
+        lines.append(f"preference  {held_out['accuracy']:.0%} of {held_out['pairs']} held-out pairs ranked rightly")
+    if (manifest := run.manifest("memory")) and (found := manifest["metrics"]["retrieval"]):
+        lines.append(
+            f"retrieval   hit@5 {found['hybrid']['hit@5']:.0%}, chance {found['chance']['hit@5']:.0%} "
+            f"(same category, {found['questions']} held-out questions)"
+        )
+    if (manifest := run.manifest("eval")) and manifest["metrics"]["judge_trusted"] is False:
+        lines.append("[yellow]judge       could not tell good answers from bad ones; its scores say nothing[/]")
+    return lines
+
+
+def _sample(sample: dict) -> Panel:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    for name, answer in sample["answers"].items():
+        grid.add_row(name, escape(answer) or "(nothing)")
+    return Panel(grid, title=escape(sample["question"]), title_align="left")
