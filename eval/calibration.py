@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from eval.geval import Answer
-from eval.stats import Interval, bootstrap, mean
+from eval.stats import Interval, bootstrap, mean, slope
 
 BETTER, WORSE = "chosen", "rejected"
 
@@ -80,7 +80,7 @@ def calibrate(
         accuracy=accuracy,
         p_value=p_value,
         kappa=bootstrap(lambda values: 2 * mean(values) - 1, right, **how),
-        length_slope=bootstrap(_slope, [length / 100 for _, length in gaps], [gap for gap, _ in gaps], **how),
+        length_slope=bootstrap(slope, [length / 100 for _, length in gaps], [gap for gap, _ in gaps], **how),
         by_criterion={
             key: bootstrap(mean, [_credit(gap) for gap, _ in _gaps(pairs, scores)], **how)
             for key, scores in by_criterion.items()
@@ -104,11 +104,3 @@ def _gaps(
 
 def _credit(gap: float) -> float:
     return 0.5 if gap == 0 else float(gap > 0)
-
-
-def _slope(lengths: Any, gaps: Any) -> float:
-    import numpy as np
-
-    if np.ptp(lengths) == 0:
-        return float("nan")
-    return float(np.polyfit(lengths, gaps, 1)[0])

@@ -13,7 +13,7 @@ from eval.rubric import Rubric
 from eval.yamls import validated
 from gonggam.files import read_json, read_jsonl, write_json, write_jsonl
 
-_LISTS = ("judgements", "pairs", "pair_judgements", "duels", "pair_duels")
+_LISTS = ("judgements", "pairs", "pair_judgements", "duels", "pair_duels", "ratings", "rating_judgements")
 
 
 @dataclass
@@ -32,6 +32,8 @@ class Raw:
         pair_judgements: the judgements on them.
         duels: rows of `eval.pairwise.fight` between the systems, and
         pair_duels: those between the two sides of the calibration pairs.
+        ratings: replies that people have scored, and
+        rating_judgements: the judgements on them.
     """
 
     options: EvalOptions
@@ -46,6 +48,8 @@ class Raw:
     pair_judgements: list[dict[str, Any]] = field(default_factory=list)
     duels: list[dict[str, Any]] = field(default_factory=list)
     pair_duels: list[dict[str, Any]] = field(default_factory=list)
+    ratings: list[dict[str, Any]] = field(default_factory=list)
+    rating_judgements: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into ``folder``."""
@@ -73,9 +77,7 @@ class Raw:
         folder = Path(folder)
         head = read_json(folder / "evaluation.json")
         source = folder / "evaluation.json"
-        lists = {
-            n: list(read_jsonl(folder / f"{n}.jsonl")) for n in ("judgements", "pairs", "pair_judgements", "duels")
-        }
+        lists = {name: list(read_jsonl(folder / f"{name}.jsonl")) for name in _LISTS}
         raw = cls(
             options=validated(EvalOptions, head["options"], source),
             rubric=validated(Rubric, head["rubric"], source),

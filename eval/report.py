@@ -8,6 +8,7 @@ from typing import Any
 
 from eval.plots import distributions, means, metric_name
 from eval.report_details import (
+    agreement_rows,
     duel_rows,
     extremes_section,
     groups_section,
@@ -71,14 +72,20 @@ def trust_note(results: Results) -> tuple[str, str] | None:
     if not results["judges"]:
         return None
     if results["judge_trusted"]:
-        best = ", ".join(f"{c['judge']}: {percent(c['accuracy'])}" for c in results["calibration"])
-        return f"The judge was tested: it prefers the better of two answers more often than chance ({best}).", "good"
+        best = [f"{c['judge']}: {percent(c['accuracy'])} of pairs right" for c in results["calibration"]]
+        best += [f"{a['criterion']}: rank correlation {spread(a['spearman'])}" for a in results["agreement"]]
+        return f"The judge was tested and knows good answers from bad ({'; '.join(best)}).", "good"
     if results["judge_trusted"] is None:
         return "The judge was not tested on answers of known quality. Do not rely on its scores.", "error"
     bad = [c for c in results["calibration"] if not c["trusted"]]
-    told = ", ".join(f"{c['judge']}: {percent(c['accuracy'])} right, p = {c['p_value']:.2f}" for c in bad)
+    told = [f"{c['judge']}: {percent(c['accuracy'])} right, p = {c['p_value']:.2f}" for c in bad]
+    told += [
+        f"{a['judge']}: {a['criterion']} rank correlation with people {spread(a['spearman'])}"
+        for a in results["agreement"]
+        if not a["trusted"]
+    ]
     return (
-        f"The judge could not be told from chance: it does not reliably prefer the better of two answers ({told}). "
+        f"The judge could not be told from chance: it does not know good answers from bad ({'; '.join(told)}). "
         "Its scores below say nothing about the models.",
         "error",
     )
@@ -194,6 +201,8 @@ def _reliability(results: Results) -> Section:
         section.table(duel_rows(results["pair_duels"]), caption="The better against the worse answer, in duels")
         for tally in results["pair_duels"]:
             section.text(f"{tally['judge']} gives {percent(tally['first_preferred'])} to the reply that stands first.")
+    if results["agreement"]:
+        section.table(agreement_rows(results), caption="Against people's scores of the same answers")
     if results["noise"]:
         section.table(
             noise_rows(results), caption="Judge noise against differences between answers (standard deviations)"

@@ -21,7 +21,7 @@ def percent(interval: Mapping[str, Any]) -> str:
     if interval["value"] is None:
         return "–"
     bounds = "" if interval["low"] is None else f" [{interval['low']:.0%}, {interval['high']:.0%}]"
-    return f"{interval['value']:.0%}{bounds} of {interval['n']}"
+    return f"{interval['value']:.0%}{bounds}, n = {interval['n']}"
 
 
 def spread(interval: Mapping[str, Any]) -> str:
@@ -117,6 +117,23 @@ def show_answers(section: Section, rows: Sequence[Mapping[str, Any]], title: str
     if with_reference and rows[0]["reference"]:
         answers["human"] = rows[0]["reference"]
     section.chat(rows[0]["messages"], answers, title, notes)
+
+
+def agreement_rows(results: Results) -> list[dict[str, Any]]:
+    """Agreement with people's scores as table rows."""
+    names = {c["key"]: c["name"] for c in results["criteria"]}
+    return [
+        {
+            "judge": row["judge"],
+            "criterion": names[row["criterion"]],
+            "Spearman": spread(row["spearman"]),
+            "Kendall": spread(row["kendall"]),
+            "weighted kappa": spread(row["kappa"]),
+            "leniency (points)": spread(row["leniency"]),
+            "points per 100 characters": spread(row["length_slope"]),
+        }
+        for row in results["agreement"]
+    ]
 
 
 def noise_rows(results: Results) -> list[dict[str, Any]]:

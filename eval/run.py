@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.calibration import BETTER, WORSE, pair_answers
-from eval.geval import Answer, GEval, Judgement, Progress
-from eval.judges import Judge, load_judge
+from eval.collect import Item, Reply, collect
+from eval.geval import Progress
+from eval.judges import Judge
 from eval.options import EvalOptions
-from eval.pairwise import Duel, fight
 from eval.raw import Raw
-from eval.reference import Check, Embed, corpus_metrics, reply_metrics
+from eval.reference import Check, Embed
 from eval.report import write_report
-from eval.rubric import load_rubric
-from eval.speech import load_kiwi
-from eval.store import Store, content_key
 from eval.summary import summarise
-from gonggam.errors import UserError
 from gonggam.files import write_json
 from gonggam.page import Section
-
-Reply = Callable[[list[dict[str, str]]], str]
-Item = Mapping[str, Any]
 
 
 def evaluate(
@@ -37,6 +27,7 @@ def evaluate(
     progress: Progress | None = None,
     *,
     pairs: Sequence[Item] = (),
+    ratings: Sequence[Item] = (),
     pair_judge: str | None = None,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
@@ -53,6 +44,7 @@ def evaluate(
         out: folder of the report; what is there already (verdicts, replies) is not asked for again.
         progress: called as (steps done, steps in all).
         pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.
+        ratings: further calibration, by people's scores: ``id``, ``messages``, ``reply``, ``human_KEY`` per criterion.
         pair_judge: model that made the DPO pairs, if one did; it is refused as judge unless the options allow it.
         checks: further measures of a reply (emotion match, safety): name → function of (item, reply).
         embed: texts → unit vectors, for the similarity to the reference.
@@ -66,27 +58,8 @@ def evaluate(
     Raises:
         UserError: no items, a reply too few, an unknown judge or rubric, a folder that cannot be written.
     """
-    options, out = options or EvalOptions(), Path(out)
-    items = [dict(item) for item in items][: options.items]
-    pairs = [dict(pair) for pair in pairs][: options.calibration_pairs]
-    check_items(items, systems)
-    judges = _judges(judge, options)
-    _refuse_pair_judge(judges, pair_judge, options)
-    rubric = load_rubric(options.rubric).only(options.criteria)
-    pairs = pairs if judges else []
-    work = sum(map(callable, systems.values())) * len(items)
-    work += len(judges) * _questions(len(items), len(pairs), len(systems), len(rubric.criteria), options)
-    steps = _Steps(progress, work)
-    replies = {name: _replies(name, system, items, out, fingerprint, steps) for name, system in systems.items()}
-    raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs)
-    kiwi = load_kiwi()
-    for name, texts in replies.items():
-        raw.metrics[name] = reply_metrics(items, texts, kiwi, checks=checks, embed=embed)
-        raw.corpus[name] = corpus_metrics(items, texts, kiwi)
-    with Store(out / "raw" / "verdicts.jsonl") as store:
-        for member in judges:
-            _judge(raw, member, store, steps)
-    raw.save(out / "raw")
+    more = {"pairs": pairs, "ratings": ratings, "pair_judge": pair_judge, "checks": checks, "embed": embed}
+    raw = collect(items, systems, options, judge, out, progress, fingerprint=fingerprint, **more)  # type: ignore[arg-type]
     return report_from(raw, out, extra_sections)
 
 
@@ -105,116 +78,3 @@ def rebuild(out: str | Path, extra_sections: Sequence[Section] = ()) -> dict[str
         UserError: there is no finished evaluation in ``out``.
     """
     return report_from(Raw.load(Path(out) / "raw"), out, extra_sections)
-
-
-def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
-    """Refuse what cannot be evaluated, before anything is asked or paid.
-
-    Raises:
-        UserError: no items or systems, an item without a dialogue or not ending in a user's turn, ids that repeat,
-            a list of replies of another length.
-    """
-    if not items:
-        raise UserError("there is nothing to evaluate", "give at least one held-out conversation")
-    if not systems:
-        raise UserError("there is no system to evaluate", "name at least one model or file of replies")
-    seen: set[str] = set()
-    for number, item in enumerate(items, 1):
-        messages = item.get("messages")
-        if not messages:
-            raise UserError(f"item {item.get('id', number)} has no dialogue", "every item needs `messages`")
-        if messages[-1]["role"] != "user":
-            raise UserError(f"the dialogue of item {item.get('id', number)} does not end with the user's turn")
-        if str(item["id"]) in seen:
-            raise UserError(f"two items are called {item['id']!r}", "give every item its own id")
-        seen.add(str(item["id"]))
-    for name, system in systems.items():
-        if not callable(system) and len(system) < len(items):
-            raise UserError(f"{name} has {len(system)} replies for {len(items)} items")
-
-
-def _judge(raw: Raw, judge: Judge, store: Store, steps: _Steps) -> None:
-    """Let one judge judge the calibration pairs, the replies and, if wanted, the duels."""
-    options = raw.options
-    geval = GEval(raw.rubric, judge, store, options.repeats, options.seed, options.concurrency)
-    raw.pair_judgements += _rows(geval.score(pair_answers(raw.pairs), steps.phase()))
-    answers = [Answer(i, t, name) for name, texts in raw.replies.items() for i, t in zip(raw.items, texts, strict=True)]
-    raw.judgements += _rows(geval.score(answers, steps.phase()))
-    if options.pairwise:
-        known = [Duel(pair, BETTER, WORSE, pair[BETTER], pair[WORSE]) for pair in raw.pairs]
-        duels = [
-            Duel(item, a, b, raw.replies[a][index], raw.replies[b][index])
-            for a, b in itertools.combinations(raw.replies, 2)
-            for index, item in enumerate(raw.items)
-        ]
-        how = (raw.rubric, judge, store, options.seed, options.concurrency)
-        raw.pair_duels += fight(known, *how, steps.phase())
-        raw.duels += fight(duels, *how, steps.phase())
-
-
-def _questions(items: int, pairs: int, systems: int, criteria: int, options: EvalOptions) -> int:
-    """How many questions each judge is asked."""
-    single = options.repeats * criteria * (systems * items + 2 * pairs)
-    return single + (2 * (pairs + items * math.comb(systems, 2)) if options.pairwise else 0)
-
-
-class _Steps:
-    """Counts the steps of all phases together for one progress callback."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.total, self.done, self._progress = total, 0, progress
-
-    def phase(self) -> Progress:
-        """A callback for one phase, whose steps start where the last phase ended."""
-        start = self.done
-
-        def report(done: int, _: int) -> None:
-            self.done = start + done
-            if self._progress:
-                self._progress(self.done, self.total)
-
-        return report
-
-
-def _replies(
-    name: str, system: Sequence[str] | Reply, items: Sequence[Item], out: Path, fingerprint: str, steps: _Steps
-) -> list[str]:
-    """One reply per item; those a model wrote before the run was cut off are taken from disk."""
-    if not callable(system):
-        return [str(reply) for reply in system[: len(items)]]
-    report, replies = steps.phase(), []
-    with Store(out / "raw" / "written.jsonl") as store:
-        for done, item in enumerate(items, 1):
-            messages = [dict(message) for message in item["messages"]]
-            key = content_key(name, fingerprint, messages)
-            row = store.get(key)
-            if row is None:
-                row = {"reply": system(messages)}
-                store.put(key, row)
-            replies.append(row["reply"])
-            report(done, len(items))
-    return replies
-
-
-def _judges(judge: Judge | Sequence[Judge] | None, options: EvalOptions) -> list[Judge]:
-    if judge is not None:
-        return list(judge) if isinstance(judge, Sequence) else [judge]
-    named = options.judge if isinstance(options.judge, list) else [options.judge]
-    if "local" in named:
-        raise UserError("the judge `local` needs a loaded model", "name a judge, or evaluate a run folder")
-    from eval.http_judge import HttpJudge
-
-    return [HttpJudge(load_judge(name)) for name in named if name is not None]
-
-
-def _refuse_pair_judge(judges: Sequence[Judge], pair_judge: str | None, options: EvalOptions) -> None:
-    for judge in judges:
-        if pair_judge is not None and judge.spec.model == pair_judge and not options.allow_pair_judge:
-            raise UserError(
-                f"{pair_judge} made the preference pairs that this run was trained on, so it would judge its own taste",
-                "choose another judge, or set `eval.allow_pair_judge: true`",
-            )
-
-
-def _rows(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
-    return [judgement.row() for judgement in judgements]

@@ -123,3 +123,10 @@ def weighted_kappa(x: np.ndarray, y: np.ndarray) -> float:
     a, b = np.rint(x), np.rint(y)
     expected = ((a[:, None] - b[None, :]) ** 2).mean()
     return float("nan") if expected == 0 else float(1 - ((a - b) ** 2).mean() / expected)
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least-squares slope of y on x; nan where x does not vary."""
+
+    spread = x - x.mean()
+    return float("nan") if not spread.any() else float((spread * (y - y.mean())).sum() / (spread**2).sum())

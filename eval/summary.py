@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, pstdev, pvariance
 from typing import Any
 
+from eval.agreement import agreement
 from eval.calibration import Calibration, calibrate
 from eval.pairwise import tally
 from eval.raw import Raw
@@ -25,7 +26,7 @@ def summarise(raw: Raw) -> dict[str, Any]:
     """Everything the report shows, as one JSON-able dict (laid out in ``docs/evaluation.md``)."""
     how = {"reps": raw.options.bootstrap, "confidence": raw.options.confidence, "seed": raw.options.seed}
     table = score_table(raw.judgements, raw.rubric)
-    calibrations = calibrations_of(raw, how)
+    calibrations, agreements = calibrations_of(raw, how), agreements_of(raw, how)
     systems = list(raw.replies)
     ids = [str(item["id"]) for item in raw.items]
     names = sorted({name for rows in raw.metrics.values() for row in rows for name in row})
@@ -38,8 +39,9 @@ def summarise(raw: Raw) -> dict[str, Any]:
             for c in raw.rubric.criteria
         ],
         "judges": [{"name": judge.name, "model": judge.model, "method": judge.method} for judge in raw.judges],
-        "judge_trusted": all(c.trusted for c in calibrations) if calibrations else None,
+        "judge_trusted": _trusted([c.trusted for c in calibrations], agreements),
         "calibration": [c.row() for c in calibrations],
+        "agreement": agreements,
         "scores": {
             system: {key: _column(scores, ids, system, how) for key, scores in table.items()} for system in systems
         },
@@ -52,7 +54,9 @@ def summarise(raw: Raw) -> dict[str, Any]:
             for system, rows in raw.metrics.items()
         },
         "corpus": raw.corpus,
-        "counts": counts([*raw.judgements, *raw.pair_judgements, *raw.duels, *raw.pair_duels], raw),
+        "counts": counts(
+            [*raw.judgements, *raw.pair_judgements, *raw.duels, *raw.pair_duels, *raw.rating_judgements], raw
+        ),
         "rows": list(_rows(raw, table)),
         "samples": raw.options.samples,
     }
@@ -88,6 +92,21 @@ def calibrations_of(raw: Raw, how: Mapping[str, Any]) -> list[Calibration]:
         table = score_table((row for row in raw.pair_judgements if row["judge"] == judge), raw.rubric)
         found.append(calibrate(judge, raw.pairs, table.pop(TOTAL), table, **how))
     return found
+
+
+def agreements_of(raw: Raw, how: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Agreement with people's scores, per judge and criterion."""
+    found = []
+    for judge in dict.fromkeys(row["judge"] for row in raw.rating_judgements):
+        table = score_table((row for row in raw.rating_judgements if row["judge"] == judge), raw.rubric)
+        found += agreement(judge, raw.ratings, table, raw.rubric, how)
+    return found
+
+
+def _trusted(by_pairs: Sequence[bool], by_people: Sequence[Mapping[str, Any]]) -> bool | None:
+    """Whether every judge passed every test it was put to; None if there was none."""
+    verdicts = [*by_pairs, *(row["trusted"] for row in by_people)]
+    return all(verdicts) if verdicts else None
 
 
 def counts(judgements: Sequence[Mapping[str, Any]], raw: Raw) -> dict[str, Any]:
