@@ -200,6 +200,34 @@ def _policy(where: str) -> tuple[Callable[..., str], Callable[..., list[str]]]:
     return (lambda prompt: sample(prompt, 1)[0]), sample
 
 
+@app.command()
+def explore(
+    data: Annotated[str, typer.Argument(help="A prepared folder, or a file of dialogues.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; by default DATA/explore.")] = None,
+    tokenizer: Annotated[list[str] | None, typer.Option(help="Model folder or hub id; may be given again.")] = None,
+    max_length: Annotated[int, typer.Option(help="Tokens above which a conversation would be cut.")] = 1024,
+    seed: Annotated[int, typer.Option(help="Another seed shows other conversations.")] = 0,
+) -> None:
+    """One HTML report about the data, and its plots as PNG."""
+    from data_prep.explore import explore as run
+
+    counters = {name: _token_counter(name) for name in tokenizer or []}
+    folder = out or (Path(data) / "explore" if Path(data).is_dir() else Path("explore"))
+    page = run(data, folder, tokenizers=counters, max_length=max_length, seed=seed)
+    console.print(f"written: {page}")
+
+
+def _token_counter(name: str) -> Callable[[list[dict[str, str]]], int]:
+    """Counts the tokens of messages as this tokenizer's chat template renders them, or of their text without one."""
+    from pipeline.model import load_tokenizer
+    from pipeline.prompt import encode
+
+    loaded = load_tokenizer(name)
+    if loaded.chat_template:
+        return lambda messages: len(encode(loaded, messages, add_generation_prompt=False))
+    return lambda messages: len(loaded("\n".join(m["content"] for m in messages))["input_ids"])
+
+
 @contextmanager
 def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr where that is a terminal."""
