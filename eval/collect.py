@@ -12,7 +12,7 @@ from eval.agreement import rated_answers
 from eval.calibration import BETTER, WORSE, pair_answers
 from eval.cost import estimate
 from eval.geval import Answer, GEval, Judgement, Progress
-from eval.judges import Judge, load_judge
+from eval.judges import Judge, JudgeSpec, load_judge
 from eval.options import EvalOptions
 from eval.pairwise import Duel, fight
 from eval.raw import Raw
@@ -31,7 +31,7 @@ def collect(
     items: Sequence[Item],
     systems: Mapping[str, Sequence[str] | Reply],
     options: EvalOptions | None = None,
-    judge: Judge | Sequence[Judge] | None = None,
+    judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None = None,
     out: str | Path = "eval",
     progress: Progress | None = None,
     *,
@@ -51,7 +51,7 @@ def collect(
     """
     options, out = options or EvalOptions(), Path(out)
     items = [dict(item) for item in items][: options.items]
-    pairs = [dict(pair) for pair in pairs][: options.calibration_pairs]
+    pairs = spread_out([dict(pair) for pair in pairs], options.calibration_pairs)
     check_items(items, systems)
     judges = _judges(judge, options)
     _refuse_pair_judge(judges, pair_judge, options)
@@ -127,6 +127,11 @@ def _questions(items: int, pairs: int, ratings: int, systems: int, criteria: int
     return single + (2 * (pairs + items * math.comb(systems, 2)) if options.pairwise else 0)
 
 
+def spread_out(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """``count`` rows at even distances, so that a sorted file gives all its kinds a chance."""
+    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else rows
+
+
 class _Steps:
     """Counts the steps of all phases together for one progress callback."""
 
@@ -165,14 +170,15 @@ def _replies(
     return replies
 
 
-def _judges(judge: Judge | Sequence[Judge] | None, options: EvalOptions) -> list[Judge]:
+def _judges(judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None, options: EvalOptions) -> list[Judge]:
+    from eval.http_judge import HttpJudge
+
     if judge is not None:
-        return list(judge) if isinstance(judge, Sequence) else [judge]
+        given = list(judge) if isinstance(judge, Sequence) else [judge]
+        return [HttpJudge(member) if isinstance(member, JudgeSpec) else member for member in given]
     named = options.judge if isinstance(options.judge, list) else [options.judge]
     if "local" in named:
         raise UserError("the judge `local` needs a loaded model", "name a judge, or evaluate a run folder")
-    from eval.http_judge import HttpJudge
-
     return [HttpJudge(load_judge(name)) for name in named if name is not None]
 
 

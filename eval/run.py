@@ -8,7 +8,7 @@ from typing import Any
 
 from eval.collect import Item, Reply, collect
 from eval.geval import Progress
-from eval.judges import Judge
+from eval.judges import Judge, JudgeSpec
 from eval.options import EvalOptions
 from eval.raw import Raw
 from eval.reference import Check, Embed
@@ -22,7 +22,7 @@ def evaluate(
     items: Sequence[Item],
     systems: Mapping[str, Sequence[str] | Reply],
     options: EvalOptions | None = None,
-    judge: Judge | Sequence[Judge] | None = None,
+    judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None = None,
     out: str | Path = "eval",
     progress: Progress | None = None,
     *,
@@ -40,7 +40,8 @@ def evaluate(
         items: ``id``, ``category``, ``messages`` (up to and with a user turn), ``reference`` (the human's reply).
         systems: name → one reply per item, or a function from messages to a reply.
         options: the recipe's ``eval:`` section.
-        judge: who judges; if absent, the judges named in ``options``. `LocalJudge` must be handed in.
+        judge: who judges; judges, specs of http judges, or several (a jury); if absent, those named in
+            ``options``. `LocalJudge` must be handed in.
         out: folder of the report; what is there already (verdicts, replies) is not asked for again.
         progress: called as (steps done, steps in all).
         pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.

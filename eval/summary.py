@@ -177,10 +177,10 @@ def _rows(raw: Raw, table: Mapping[str, Scores]) -> Iterable[dict[str, Any]]:
             place = (str(item["id"]), system)
             yield {
                 "item": str(item["id"]),
-                "category": item.get("category", ""),
+                "category": item.get("category") or "",
                 "turns": len(item["messages"]),
                 "messages": item["messages"],
-                "reference": item.get("reference", ""),
+                "reference": item.get("reference") or "",
                 "system": system,
                 "reply": replies[index],
                 "scores": {key: scores.get(place) for key, scores in table.items()},

@@ -1,0 +1,128 @@
+"""`gonggam eval`: run, compare, report, meta. Thin: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer.core import TyperGroup
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class _RunByDefault(TyperGroup):
+    """``gonggam eval runs/demo`` means ``gonggam eval run runs/demo``."""
+
+    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
+        """Put `run` before arguments that name no command."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
+
+
+app = typer.Typer(cls=_RunByDefault, help="Judge answers, compare runs, rebuild reports.", no_args_is_help=True)
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    judge: Annotated[str | None, typer.Option(help="name or YAML of a judge; `local` is the run's own model")] = None,
+    rubric: Annotated[str | None, typer.Option(help="name or YAML of a rubric")] = None,
+    limit: Annotated[int | None, typer.Option(help="evaluate so many conversations")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="estimate the cost from the last replies, and stop")
+    ] = False,
+) -> None:
+    """Do a run's eval stage anew. What the same judge was asked before is not asked again."""
+    from gonggam.errors import UserError
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    if dry_run:
+        return _estimate(folder, judge, rubric, limit)
+    from pipeline.execute import execute
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+
+    wanted = {"eval.judge": judge, "eval.rubric": rubric, "eval.items": limit}
+    overrides = [f"{key}={value}" for key, value in wanted.items() if value is not None]
+    command = ["gonggam", "eval", *sys.argv[2:]]
+    execute(load_recipe(lock, overrides), Run(folder), command, only="eval", force=True)
+    console.print(f"report: {folder / 'eval' / 'report.html'}")
+    return None
+
+
+@app.command()
+def compare(
+    targets: Annotated[list[str], typer.Argument(help="run folders; `base` is the first one's base model")],
+    judge: Annotated[str | None, typer.Option(help="judge all anew (name or YAML)")] = None,
+    rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "counsel-ko",
+    out: Annotated[Path, typer.Option(help="where the report goes")] = Path("compare"),
+) -> None:
+    """Several runs on the conversations they share; judged anew only with --judge."""
+    from eval import EvalOptions, evaluate
+    from eval.compare import gather
+    from eval.run import report_from
+
+    raw = gather(targets)
+    if judge:
+        options = EvalOptions(rubric=rubric, judge=judge, items=len(raw.items))
+        results = evaluate(raw.items, raw.replies, options, None, out, pairs=raw.pairs)
+    else:
+        raw.save(out / "raw")
+        results = report_from(raw, out)
+    _show(results)
+    console.print(f"report: {out / 'report.html'}")
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="a run folder or an evaluation folder")]) -> None:
+    """Write the reports anew from the raw judgements; no judge is asked."""
+    from eval import rebuild
+
+    place = folder / "eval" if (folder / "eval" / "raw").is_dir() else folder
+    _show(rebuild(place))
+    console.print(f"report: {place / 'report.html'}")
+
+
+@app.command()
+def meta(
+    file: Annotated[Path, typer.Argument(help="replies with human scores: .json, .jsonl or .csv")],
+    criterion: Annotated[str | None, typer.Option(help="only this human score")] = None,
+) -> None:
+    """How well judgements, and plain measures, agree with human scores."""
+    from eval.meta import meta_evaluate_file
+
+    rows = meta_evaluate_file(file, criterion)
+    table = Table(*rows[0]) if rows else Table("no rows")
+    for row in rows:
+        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    console.print(table)
+
+
+def _estimate(folder: Path, judge: str | None, rubric: str | None, limit: int | None) -> None:
+    from eval import load_judge, load_rubric
+    from eval.compare import find_raw
+    from eval.cost import estimate
+
+    raw = find_raw(folder)
+    count = limit or len(raw.items)
+    judges = [load_judge(judge)] if judge and judge != "local" else raw.judges
+    replies = {name: texts[:count] for name, texts in raw.replies.items()}
+    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies)
+    console.print(
+        f"{found.questions} questions, about {found.prompt_tokens:,} tokens read and "
+        f"{found.completion_tokens:,} written, about {found.cost:.2f} USD"
+    )
+
+
+def _show(results: dict) -> None:
+    from eval.report import trust_note, verdicts
+
+    if note := trust_note(results):
+        console.print(note[0], style="green" if note[1] == "good" else "red")
+    for sentence in verdicts(results):
+        console.print(sentence)
