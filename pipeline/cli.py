@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -57,9 +58,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; errors a user can mend come as one line each and exit code 2."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    _quiet()
     try:
         app(args=arguments)
     except UserErrors as found:
@@ -75,6 +74,16 @@ def main(arguments: list[str] | None = None) -> None:
         traceback.print_exc()
         errors.print("this is a fault of gonggam, not yours; please report it with the lines above")
         sys.exit(1)
+
+
+def _quiet() -> None:
+    """No telemetry, and of the libraries' chatter only errors: the pipeline reports progress itself."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+        os.environ.setdefault(name, "1")
+    for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def _escaped(error: UserError) -> str:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from gonggam.files import sha256_tree
 from pipeline.crew import Crew
+from pipeline.model import check_base
 from pipeline.recipe import Recipe, check_stage
 from pipeline.run import Run, code_version, fingerprint
 from pipeline.stages import STAGES, Context
@@ -62,6 +63,8 @@ def _main_holds(run: Run, crew: Crew) -> Iterator[None]:
 
 def _begin(recipe: Recipe, run: Run, command: list[str]) -> dict[str, str]:
     """Write the lock file; returns the fingerprint of every stage."""
+    if recipe.model.base:
+        check_base(recipe.model.base)
     hashes = _source_hashes(recipe)
     recipe.write_lock(run.folder / "recipe.lock.yaml", data_hashes=hashes, command=command)
     prints: dict[str, str] = {}

@@ -66,7 +66,9 @@ def load_model(base: str, *, settings: ModelOptions | None = None) -> PreTrained
     """
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # it would tear our own apart
     on_gpu = torch.cuda.is_available()
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
     chosen = settings.dtype if settings else "auto"
@@ -119,12 +121,22 @@ def _quantization(kind: str, dtype: Any) -> Any:
     )
 
 
-@contextmanager
-def hub_errors(wanted: str) -> Iterator[None]:
-    """Turn the many ways in which a model can be out of reach into one line that says what to do."""
+def check_base(wanted: str) -> None:
+    """Refuse a base that is written as a path but is no folder, before any work is done.
+
+    Raises:
+        UserError: there is no such folder.
+    """
     path = Path(wanted)
     if (path.is_absolute() or wanted.startswith(("./", "../", "~"))) and not path.expanduser().is_dir():
         raise UserError("model folder not found", "give the path of a folder that holds config.json", file=wanted)
+
+
+@contextmanager
+def hub_errors(wanted: str) -> Iterator[None]:
+    """Turn the many ways in which a model can be out of reach into one line that says what to do."""
+    check_base(wanted)
+    path = Path(wanted)
     try:
         yield
     except (OSError, ValueError) as error:
@@ -133,8 +145,8 @@ def hub_errors(wanted: str) -> Iterator[None]:
         if path.is_dir():
             raise UserError(f"the model cannot be loaded ({_first_line(error)})", file=wanted) from error
         raise UserError(
-            f"the model {wanted} is neither a folder here nor could it be fetched from the model hub "
-            f"({_first_line(error)})",
+            f"the model {wanted} is neither a folder here nor could its config.json, tokenizer and weights be fetched "
+            f"from the model hub ({_first_line(error)})",
             "check the name and the network, or download it elsewhere and set model.base to its folder",
         ) from error
 

@@ -105,5 +105,7 @@ def _marker_pattern(chat_template: str | None, added_tokens: tuple[str, ...]) ->
     words = {part.strip() for pair in literals for part in "".join(pair).replace("\\n", "\n").split("\n")}
     # A role marker ends in a bracket or a colon, or starts like a heading: '[INST]', 'Human:', '### 응답:', '<usr>'.
     markers = {w for w in words if len(w) >= 4 and (re.search(r"[\]>:]$", w) or w.startswith("###"))}
-    wanted = sorted({token for token in added_tokens if len(token) > 1} | markers, key=len, reverse=True)
+    # Vocabularies add plain words and runs of spaces too; only bracketed tokens such as '<|im_end|>' steer a model.
+    specials = {token for token in added_tokens if len(token) > 1 and token[0] in "<[{|"}
+    wanted = sorted(specials | markers, key=len, reverse=True)
     return re.compile("|".join(map(re.escape, wanted))) if wanted else None

@@ -100,6 +100,8 @@ def _shortened(messages: list[dict[str, str]]) -> Iterator[list[dict[str, str]]]
     """The prompt, then the prompt without its oldest exchange, and so on down to the last user turn."""
     system = messages[:1] if messages[0]["role"] == "system" else []
     turns = messages[len(system) :]
-    starts = [i for i, turn in enumerate(turns) if turn["role"] == "user" and (i == 0 or turns[i - 1]["role"] != "user")]
+    starts = [
+        i for i, turn in enumerate(turns) if turn["role"] == "user" and (i == 0 or turns[i - 1]["role"] != "user")
+    ]
     for start in starts or [0]:
         yield [*system, *turns[start:]]

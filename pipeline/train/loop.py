@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from gonggam.errors import UserError
 from gonggam.files import write_json
@@ -64,6 +64,7 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(folder)
     stop = _GracefulStop()
+    trainer.remove_callback(PrinterCallback)
     for callback in (_ReportProgress(progress), stop, _FiniteLoss(), _MarkComplete()):
         trainer.add_callback(callback)
     with stop.listening(), _disk_full(folder):

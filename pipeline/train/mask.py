@@ -113,9 +113,7 @@ def windows(
     return rows
 
 
-def _span(
-    tokenizer: PreTrainedTokenizerBase, text: str, prefix: str, reply: str, name: str
-) -> tuple[int, int]:
+def _span(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str, reply: str, name: str) -> tuple[int, int]:
     """Where a reply and its EOS stand in the rendered text (characters)."""
     if not text.startswith(prefix):
         raise UserError(

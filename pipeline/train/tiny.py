@@ -54,7 +54,9 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     turns = [turn for row in conversations(prepared, "train") for turn in row["messages"]]
     if not turns:
         raise UserError("no conversations in the train split", "prepare more data", file=prepared)
-    tokenizer = build_tokenizer((turn["content"] for turn in turns), section.vocab_size, section.max_position_embeddings)
+    tokenizer = build_tokenizer(
+        (turn["content"] for turn in turns), section.vocab_size, section.max_position_embeddings
+    )
     set_seed(seed)
     model = build_model(tokenizer, section)
     ids = list(_blocks(tokenizer, turns, section.max_position_embeddings, seed))
