@@ -57,8 +57,9 @@ class Cleaner:
             self.counts["hangul"] += 1
             if self.options.hangul == "drop":
                 return "a reply without Hangul"
-        rejected = tuple(text for text in rejected if text)
-        return replace(conversation, turns=turns, rejected=rejected)
+        if turns == conversation.turns and rejected == conversation.rejected:
+            return conversation
+        return replace(conversation, turns=turns, rejected=tuple(text for text in rejected if text))
 
     def _clean_text(self, text: str) -> str:
         for name, rule in self._rules:

@@ -12,7 +12,6 @@ import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, islice
-from pathlib import Path
 from types import ModuleType
 
 from data_prep.conversation import Conversation
@@ -70,8 +69,8 @@ def read(name: str | None, path: str | None) -> Iterator[Outcome]:
         name, rows = _recognised(rows, path)
     for row, result in _outcomes(reader(name), rows):
         if isinstance(result, Conversation):
-            meta = {**result.meta, "file": Path(row.file).name, "row": row.number}
-            result = replace(result, source=result.source or name, meta=meta)
+            result.meta["file"], result.meta["row"] = row.file.rpartition("/")[2], row.number
+            result = result if result.source else replace(result, source=name)
         yield name, row, result
 
 
