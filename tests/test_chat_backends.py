@@ -1,4 +1,4 @@
-"""Local and remote backends: the same tokens as transformers itself, batched or not, with adapters and kept prefixes."""
+"""Local and remote backends: the tokens of transformers itself, batched or not, with adapters and kept prefixes."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_forged_markers_do_not_become_special_tokens(backend):
 
 
 class _Server(http.server.BaseHTTPRequestHandler):
-    mode, seen = "fine", []  # noqa: RUF012
+    mode, seen = "fine", []
 
     def log_message(self, *_):
         pass

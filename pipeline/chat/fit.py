@@ -30,9 +30,11 @@ def crisis_rows() -> list[Row]:
 
 
 def calm_texts() -> list[str]:
-    """User utterances of the sample dialogues: troubles and joys of every kind, none of high risk."""
+    """Texts without high risk: what users of the sample dialogues say, the emotion table, and everyday short talk."""
     with (SAMPLES / "dialogues.jsonl").open(encoding="utf-8") as file:
-        return [turn["content"] for line in file for turn in json.loads(line)["turns"] if turn["role"] == "user"]
+        said = [turn["content"] for line in file for turn in json.loads(line)["turns"] if turn["role"] == "user"]
+    felt = [text for text, _ in read_tsv(SAMPLES / "emotion.tsv")]
+    return [*said, *felt, *(DATA / "calm_phrases.txt").read_text("utf-8").splitlines()]
 
 
 def fit_safety(rows: Sequence[Row], calm: Sequence[str]) -> NgramClassifier:

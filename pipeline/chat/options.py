@@ -22,7 +22,7 @@ class GateOptions(_Section):
         0.2, ge=0, le=1, description="largest share of the reply's character 6-grams that may be repeats"
     )
     max_echo: float = Field(
-        0.8,
+        0.6,
         ge=0,
         le=1,
         description="largest share of the reply's character 4-grams that may stand in the user's message",

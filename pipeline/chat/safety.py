@@ -48,6 +48,8 @@ def assess(text: str, history: Sequence[str] = (), *, threshold: float | None = 
         history: the user's earlier messages of this session, oldest first.
         threshold: probability from which the classifier alone calls a message high; None: as shipped.
     """
+    if not re.search(r"\w", text):
+        return _carried(text, history) or Assessment("none")
     found = weigh(by_rules(text), classifier().probabilities(text[:1000]), threshold)
     if found.risk != "high" and history and (carried := _carried(text, history)):
         return carried
