@@ -74,7 +74,7 @@ def memory_bench(
     some; MRR the mean reciprocal rank of the first gold exchange. ``auc`` is the chance that the best score of a
     question with gold exceeds that of one without (0.5: no better than a coin); ``false_recall`` the share of
     questions without gold for which something is recalled at the threshold, ``missed`` the share of those with gold
-    for which nothing is.
+    for which nothing is. Recall is measured without the threshold; ``kept@2`` is recall@2 with it.
 
     Args:
         users: see `read_users`.
@@ -82,7 +82,8 @@ def memory_bench(
         calibration: conversations (of other people) by which the threshold is set if the recipe names none.
 
     Returns:
-        one row a method: ``method, embedder, recall@1, recall@2, recall@5, mrr, auc, false_recall, missed, by_kind``.
+        one row a method: ``method, embedder, recall@1, recall@2, recall@5, mrr, kept@2, auc, false_recall, missed,
+        by_kind``.
     """
     settings = settings or MemoryOptions()
     by_sum = settings.model_copy(update={"fusion": "sum"})
@@ -110,7 +111,7 @@ def memory_bench(
     rows = []
     for done, (method, name, way) in enumerate(ways, 1):
         answers = [(q, found(q.query)) for user in users for found in [way(user)] for q in user.questions]
-        rows.append({"method": method, "embedder": name, **_score(answers, levels.get((name, method), 0.0))})
+        rows.append({"method": method, "embedder": name, **_score(answers, levels.get((name, method), float("-inf")))})
         if progress:
             progress(done, len(ways))
     return rows
@@ -189,18 +190,25 @@ def _ours(
 
 
 def _score(answers: Sequence[tuple[Question, Ranked]], threshold: float) -> dict[str, Any]:
-    kinds = dict.fromkeys(question.kind for question, _ in answers if question.gold)
-    asked = [(q, ranked) for q, ranked in answers if q.gold]
-    tops = [(bool(q.gold), max((score for _, score in ranked[:2]), default=float("-inf"))) for q, ranked in answers]
-    with_gold, without = ([top for gold, top in tops if gold is wanted] for wanted in (True, False))
+    asked, small_talk = ([(q, r) for q, r in answers if bool(q.gold) is wanted] for wanted in (True, False))
+    kept = [(q, r if _top(r) >= threshold else []) for q, r in asked]
+    false = [bool(r) and _top(r) >= threshold for _, r in small_talk]
     return {
         **_recall(asked),
-        "auc": _auc(with_gold, without),
-        "false_recall": round(float(np.mean([top >= threshold for top in without])), 4) if without else None,
-        "missed": round(float(np.mean([top < threshold for top in with_gold])), 4) if with_gold else None,
+        "kept@2": _recall(kept)["recall@2"],
+        "auc": _auc([_top(r) for _, r in asked], [_top(r) for _, r in small_talk]),
+        "false_recall": round(float(np.mean(false)), 4) if false else None,
+        "missed": round(float(np.mean([not r for _, r in kept])), 4),
         "questions": len(answers),
-        "by_kind": {kind: _recall([pair for pair in asked if pair[0].kind == kind]) for kind in kinds},
+        "by_kind": {
+            kind: _recall([pair for pair in asked if pair[0].kind == kind])
+            for kind in dict.fromkeys(question.kind for question, _ in asked)
+        },
     }
+
+
+def _top(ranked: Ranked) -> float:
+    return max((score for _, score in ranked), default=float("-inf"))
 
 
 def _recall(asked: Sequence[tuple[Question, Ranked]]) -> dict[str, float]:

@@ -4,16 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from gonggam.files import read_json, write_json
 from rag.index import ExchangeIndex
 from rag.log import Exchange
 from rag.options import MemoryOptions
 
 if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
+
+
+_FILE = "threshold.json"
+
+
+def write_threshold(folder: str | Path, level: float) -> None:
+    """Keep what `unrelated_level` measured beside the embedder it was measured with."""
+    write_json(Path(folder) / _FILE, {"threshold": level})
+
+
+def settled(settings: MemoryOptions, folder: str | Path) -> MemoryOptions:
+    """``settings`` with the threshold that was measured, where the recipe names none and one was kept in ``folder``."""
+    path = Path(folder) / _FILE
+    if settings.threshold is not None or not path.is_file():
+        return settings
+    return settings.model_copy(update={"threshold": float(read_json(path)["threshold"])})
 
 
 def unrelated_level(
@@ -23,10 +41,12 @@ def unrelated_level(
     *,
     memories: int = 15,
     samples: int = 200,
-    quantile: float = 0.5,
+    quantile: float = 0.25,
     seed: int = 0,
 ) -> float:
     """Relevance that the best of ``memories`` exchanges from other conversations reaches, at ``quantile``.
+
+    A memory too many costs a few tokens, a memory missed costs trust: hence the low default.
 
     Args:
         conversations: each a list of (utterance, reply); with fewer than ``memories + 1`` of them the level is 0.

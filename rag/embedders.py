@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,10 @@ def fit_static(
     if len(exchanges) < 2:
         raise UserError("the offline embedder needs at least 2 exchanges", "add conversations to the prepared data")
     sides = [[content(text) for text in pair] for pair in exchanges]
-    vocabulary, weights, outside, rare = _start([side for pair in sides for side in pair], seed)
+    vocabulary, weights, outside = _start([side for pair in sides for side in pair], seed)
     ids = [[_ids(side, vocabulary) for side in pair] for pair in sides]
     weights = _train(weights, ids, epochs=epochs, seed=seed, progress=progress)
-    _save(Path(out), vocabulary, weights, outside, rare)
+    _save(Path(out), vocabulary, weights, outside)
     return load_embedder(out)
 
 
@@ -96,29 +97,30 @@ def fingerprint(embedder: Embeddings) -> str:
     return f"{type(embedder).__module__}.{type(embedder).__qualname__}:{name}"
 
 
-def _start(texts: list[list[Token]], seed: int) -> tuple[dict[str, int], np.ndarray, Outside, float]:
-    """Vocabulary, its starting vectors, how other words are placed, and their weight."""
-    from rag.static import UNKNOWN, Outside, key
+def _start(texts: list[list[Token]], seed: int) -> tuple[dict[str, int], np.ndarray, Outside]:
+    """Vocabulary (words seen twice), its starting vectors, and how other words are placed."""
+    from rag.static import UNKNOWN, Outside, key, known_id
 
     counts = Counter(key(token) for text in texts for token in text)
     words = {key(token): token for text in texts for token in text if counts[key(token)] > 1}
     spread = Counter(word for text in texts for word in {key(token) for token in text})
     vocabulary = {word: i for i, word in enumerate([UNKNOWN, *sorted(words)])}
-    outside = Outside(KiwiSpace.measure(seed), np.float32(0), np.zeros((0, 1), np.float32))
-    outside.common = np.zeros((0, outside.space.dim), np.float32)
-    known = {word: outside.space.vector(token.id) for word, token in words.items()}
-    placed = {word: counts[word] * vector for word, vector in known.items() if vector is not None}
-    outside.mean = (sum(placed.values()) / max(sum(counts[word] for word in placed), 1)).astype(np.float32)
-    weights = np.zeros((len(vocabulary), outside.space.dim), dtype=np.float32)
+    space = KiwiSpace.measure(seed)
+    if len(texts) >= _ENOUGH_TEXTS:
+        found = {word: space.vector(token.id) for word, token in words.items() if not token.oov}
+        means = np.array([(counts[word], *vector) for word, vector in found.items() if vector is not None], np.float32)
+        space = replace(space, mean=np.average(means[:, 1:], axis=0, weights=means[:, 0]))
+    plain = Outside(space, np.zeros((0, space.dim), np.float32), float(np.log1p(len(texts))))
+    weights = np.zeros((len(vocabulary), space.dim), dtype=np.float32)
     for word, token in words.items():
         idf = np.log1p(len(texts) / (spread[word] + 1))
-        weights[vocabulary[word]] = idf * outside.vector(token.id, token.form)
-    if len(texts) >= _ENOUGH_TEXTS:
-        sums = np.stack([weights[_ids(text, vocabulary)].sum(axis=0) for text in texts])
-        sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-        outside.common = np.linalg.svd(sums, full_matrices=False)[2][:1]
-        weights -= weights @ outside.common.T @ outside.common
-    return vocabulary, weights, outside, float(np.log1p(len(texts)))
+        weights[vocabulary[word]] = idf * plain.vector(known_id(token), token.form)
+    if len(texts) < _ENOUGH_TEXTS:
+        return vocabulary, weights, plain
+    sums = np.stack([weights[_ids(text, vocabulary)].sum(axis=0) for text in texts])
+    sums /= np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+    common = np.linalg.svd(sums, full_matrices=False)[2][:1]
+    return vocabulary, weights - weights @ common.T @ common, replace(plain, common=common)
 
 
 def _ids(text: list[Token], vocabulary: dict[str, int]) -> list[int]:
@@ -181,7 +183,7 @@ def _encode(bag: Any, rows: list[list[int]]) -> Any:
     return F.normalize(bag(torch.tensor([i for row in rows for i in row]), offsets), dim=1)
 
 
-def _save(out: Path, vocabulary: dict[str, int], weights: np.ndarray, outside: Outside, rare: float) -> None:
+def _save(out: Path, vocabulary: dict[str, int], weights: np.ndarray, outside: Outside) -> None:
     from safetensors.numpy import save_file
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -194,9 +196,9 @@ def _save(out: Path, vocabulary: dict[str, int], weights: np.ndarray, outside: O
     space = {
         "landmarks": outside.space.landmarks,
         "projection": outside.space.projection,
-        "mean": outside.mean,
+        "mean": outside.space.mean,
         "common": outside.common,
-        "rare": np.array([rare], dtype=np.float32),
+        "rare": np.array([outside.rare], dtype=np.float32),
     }
     kind = "sentence_transformers.sentence_transformer.modules.static_embedding.StaticEmbedding"
     with publishing(out) as folder:

@@ -34,7 +34,8 @@ class ExchangeIndex:
 
         self.settings, self.reranker = settings, reranker
         self.exchanges: list[Exchange] = []
-        self.store = FaissStore(embedder)
+        self._label = f"reply {settings.reply_context:g}" + (" words" if settings.lexical else "")
+        self.store = FaissStore(embedder, label=self._label)
         self._bm25 = Bm25()
 
     def add(self, exchanges: Sequence[Exchange], vectors: np.ndarray | None = None) -> None:
@@ -68,7 +69,10 @@ class ExchangeIndex:
     def search(
         self, query: str, k: int, *, now: datetime, exclude: Collection[str] = (), threshold: float = 0.0
     ) -> list[tuple[Exchange, float]]:
-        """The ``k`` exchanges that ``query`` calls to mind, best first, each with its relevance from 0 to 1."""
+        """The ``k`` exchanges that ``query`` calls to mind, best first, each with its relevance from 0 to 1.
+
+        None at all if not one of them is as relevant as ``threshold``: the message is about something new.
+        """
         if not self.exchanges or k < 1:
             return []
         pool = POOL + k + len(exclude)
@@ -83,8 +87,10 @@ class ExchangeIndex:
         scored = [
             (row, score * self._freshness(row, now))
             for row, score in fused.items()
-            if level[row] >= threshold and self.exchanges[row].id not in exclude
+            if self.exchanges[row].id not in exclude
         ]
+        if max((level[row] for row, _ in scored), default=0.0) < threshold:
+            return []
         ordered = self._rerank(query, sorted(scored, key=lambda pair: -pair[1])[: max(k, POOL)])
         return [(self.exchanges[row], level[row]) for row, _ in ordered[:k]]
 
@@ -97,7 +103,7 @@ class ExchangeIndex:
         from rag.store import FaissStore
 
         try:
-            store = FaissStore.load(folder, self.store.embeddings)
+            store = FaissStore.load(folder, self.store.embeddings, self._label)
         except UserError:
             return False
         covered = exchanges[: len(store)]

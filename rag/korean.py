@@ -50,10 +50,12 @@ class KiwiSpace:
     Attributes:
         landmarks: ids of morphemes, shape ``(landmarks,)``.
         projection: shape ``(landmarks, dim)``.
+        mean: of all words, shape ``(dim,)``: the landmarks' until a corpus tells better.
     """
 
     landmarks: np.ndarray
     projection: np.ndarray
+    mean: np.ndarray
 
     @classmethod
     def measure(cls, seed: int = 0) -> KiwiSpace:
@@ -64,7 +66,8 @@ class KiwiSpace:
         ids, cosines = ids[good], cosines[np.ix_(good, good)]
         values, vectors = np.linalg.eigh((cosines + cosines.T) / 2)
         kept = values > values.max() * 1e-5
-        return cls(ids, (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32))
+        projection = (vectors[:, kept] / np.sqrt(values[kept])).astype(np.float32)
+        return cls(ids, projection, (cosines @ projection).mean(axis=0))
 
     @property
     def dim(self) -> int:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from gonggam.files import friendly_os_errors, writing
 
+_HEADLESS = "headless"  # the first line was lost; the rest is read all the same
+
 
 @dataclass(frozen=True)
 class Exchange:
@@ -52,7 +54,8 @@ class ExchangeLog:
                 generation = _generation(header)
                 afresh = generation != self._generation or os.fstat(file.fileno()).st_size < self._offset
                 if afresh:
-                    self._generation, self._offset, self.damaged = generation, len(header), 0
+                    self._generation, self.damaged = generation, 0
+                    self._offset = 0 if generation == _HEADLESS else len(header)
                 file.seek(self._offset)
                 data = file.read()
         except FileNotFoundError:
@@ -113,7 +116,7 @@ def _generation(header: bytes) -> str:
     try:
         return str(json.loads(header)["generation"])
     except (ValueError, KeyError, TypeError):
-        return "damaged"
+        return _HEADLESS
 
 
 def _line(exchange: Exchange) -> bytes:

@@ -83,6 +83,18 @@ class MemoryStore:
             old.close()
         return memory
 
+    def ready(self) -> None:
+        """Make the folder of the lock files.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+        try:
+            with friendly_os_errors(self.root):
+                (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError("memories need a folder, and this is a file", "name another", file=self.root) from error
+
     @property
     def _limit(self) -> int:
         return self.settings.max_loaded_users
@@ -91,6 +103,14 @@ class MemoryStore:
     def loaded(self) -> int:
         """How many users are in RAM."""
         return len(self._loaded)
+
+    def expire(self) -> int:
+        """Erase every user's exchanges that are older than ``settings.retention_days``; returns how many.
+
+        A user's own old exchanges also go whenever that memory is used; this is for those who never come back.
+        """
+        folders = sorted(self.root.glob("users/*/*")) if self.settings.retention_days else []
+        return sum(Memory(self, folder.name, "").expire() for folder in folders)
 
     def close(self) -> None:
         """Save every loaded user's index; not needed for durability, it spares embedding anew."""
@@ -115,7 +135,7 @@ class Memory:
         self._lock = FileLock(store.root / "locks" / f"{int(name[:8], 16) % LOCKS:03d}.lock")
         self._mutex = RLock()
         self._index = self._fresh()
-        self._unsaved = 0
+        self._unsaved = self._expired = 0
 
     def __len__(self) -> int:
         with self._open() as index:
@@ -176,7 +196,7 @@ class Memory:
             k: how many at most; the recipe's ``recall`` if None.
             exclude: ids that are left out, such as those already in the prompt verbatim.
             now: the time from which ages count.
-            threshold: lowest relevance; the recipe's if None (see `rag.calibrate.unrelated_level`).
+            threshold: relevance the best must reach; the recipe's if None (see `rag.calibrate.unrelated_level`).
         """
         k = self._settings.recall if k is None else k
         threshold = self._settings.threshold or 0.0 if threshold is None else threshold
@@ -196,8 +216,8 @@ class Memory:
     def forget_all(self) -> None:
         """Erase this user: every file is removed."""
         with self._open():
-            shutil.rmtree(self._folder, ignore_errors=False) if self._folder.exists() else None
-            if self._folder.parent.exists():
+            if self._folder.exists():
+                shutil.rmtree(self._folder)
                 sync_folder(self._folder.parent)
             self._index, self._unsaved = self._fresh(), 0
             self._log.news()
@@ -208,6 +228,12 @@ class Memory:
             exchanges = [exchange.to_dict() for exchange in index.exchanges]
         return {"format": 1, "user": self.user, "exchanges": exchanges}
 
+    def expire(self) -> int:
+        """Erase what is older than the recipe's retention, if it has one; returns how many this call erased."""
+        before = self._expired
+        with self._open():
+            return self._expired - before
+
     def close(self) -> None:
         """Save the index, so that the next loading embeds nothing anew."""
         if self._unsaved:
@@ -217,8 +243,7 @@ class Memory:
     @contextmanager
     def _open(self) -> Iterator[ExchangeIndex]:
         """The index in step with the log, under the user's lock."""
-        with friendly_os_errors(self._store.root):
-            Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        self._store.ready()
         with self._mutex, self._lock:
             afresh, new = self._log.news()
             if afresh:
@@ -253,6 +278,7 @@ class Memory:
         oldest = datetime.now(UTC) - timedelta(days=self._settings.retention_days)
         kept = [exchange for exchange in self._index.exchanges if exchange.when >= oldest]
         if len(kept) < len(self._index.exchanges):
+            self._expired += len(self._index.exchanges) - len(kept)
             self._keep(kept)
 
     def _save(self, index: ExchangeIndex) -> None:

@@ -12,7 +12,7 @@ WAYS = {"dense": (1.0, 0.0), "bm25": (0.0, 1.0), "hybrid": (1.0, 1.0)}
 
 
 def hit_at_k(
-    base: KnowledgeBase, questions: Sequence[dict[str, Any]], k: int = 5, *, dense: float = 1.0, lexical: float = 1.0
+    base: KnowledgeBase, questions: Sequence[dict[str, Any]], k: int = 5, *, dense: float = 1.0, lexical: float = 0.0
 ) -> float:
     """Share of held-out questions for which one of the ``k`` answers comes from a conversation of the same category.
 

@@ -25,8 +25,8 @@ class MemoryOptions(BaseModel):
         None,
         ge=0,
         le=1,
-        description="lowest relevance, from 0 to 1, at which an exchange is recalled; null: the level that the best of "
-        "15 unrelated exchanges reaches half of the time, measured by the stage",
+        description="relevance, from 0 to 1, that the best exchange must reach for any to be recalled; null: the level "
+        "that the best of 15 unrelated exchanges stays below a quarter of the time, measured by the stage",
     )
     lexical: float = Field(
         0.5, ge=0, le=10, description="weight of BM25 over Kiwi morphemes beside the vectors' weight of 1; 0: off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,11 +41,10 @@ class StaticEmbedder(Embeddings):
             self._vocabulary: dict[str, int] = read_json(folder / "tokenizer.json")["model"]["vocab"]
             self._weights = load_file(folder / "model.safetensors")["embedding.weight"]
             space = load_file(folder / "kiwi.safetensors")
-            self._outside = Outside(KiwiSpace(space["landmarks"], space["projection"]), space["mean"], space["common"])
+            kiwi_space = KiwiSpace(space["landmarks"], space["projection"], space["mean"])
+            self._outside = Outside(kiwi_space, space["common"], float(space["rare"][0]))
         except (KeyError, TypeError, OSError, SafetensorError) as error:
             raise UserError("this embedder is damaged", "fit it again (stage `memory`)", file=folder) from error
-        self._unknown = self._vocabulary[UNKNOWN]
-        self._rare = float(space["rare"][0])
         self._look_up = lru_cache(maxsize=20_000)(self._outside.vector)
 
     @property
@@ -58,9 +58,15 @@ class StaticEmbedder(Embeddings):
         for row, text in zip(out, texts, strict=True):
             for token in content(text):
                 at = self._vocabulary.get(key(token))
-                row += self._rare * self._look_up(token.id, token.form) if at is None else self._weights[at]
+                row += (
+                    self._outside.rare * self._look_up(known_id(token), token.form) if at is None else self._weights[at]
+                )
             row /= max(float(np.linalg.norm(row)), 1e-12)
         return out
+
+    def _word(self, token: Token) -> np.ndarray:
+        at = self._vocabulary.get(key(token))
+        return self._outside.rare * self._look_up(known_id(token), token.form) if at is None else self._weights[at]
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Vectors of ``texts``."""
@@ -74,22 +80,34 @@ class StaticEmbedder(Embeddings):
 UNKNOWN = "[UNK]"
 
 
+def known_id(token: Token) -> int | None:
+    """Kiwi's id of a morpheme; None for an invention of the user's, which Kiwi files under one id for all."""
+    return None if token.oov else token.id
+
+
 def key(token: Token) -> str:
     """How a morpheme is written in the vocabulary."""
     return f"{token.form}/{token.tag}"
 
 
+@dataclass(frozen=True)
 class Outside:
-    """Vectors of words before any training: Kiwi's, less their mean and the direction that all texts share."""
+    """Vectors of words before any training: Kiwi's, less their mean and the direction that all texts share.
 
-    def __init__(self, space: KiwiSpace, mean: np.ndarray, common: np.ndarray) -> None:
-        self.space, self.mean, self.common = space, mean, common
+    Attributes:
+        common: shape ``(directions, dim)``; orthonormal rows, perhaps none.
+        rare: weight of a word that the training data lack.
+    """
 
-    def vector(self, morpheme: int, form: str) -> np.ndarray:
+    space: KiwiSpace
+    common: np.ndarray
+    rare: float
+
+    def vector(self, morpheme: int | None, form: str) -> np.ndarray:
         """Shape ``(dim,)``; of a word that Kiwi's model lacks a random one, drawn from its spelling."""
-        found = self.space.vector(morpheme)
+        found = None if morpheme is None else self.space.vector(morpheme)
         if found is None:
             found = np.random.default_rng(zlib.crc32(form.encode())).standard_normal(self.space.dim, dtype=np.float32)
             return found / np.linalg.norm(found)
-        centred = found - self.mean
+        centred = found - self.space.mean
         return centred - centred @ self.common.T @ self.common

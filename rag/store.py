@@ -31,10 +31,11 @@ class FaissStore(VectorStore):
     Args:
         embedding: any LangChain embedder.
         kind: flat (exact), hnsw or ivf (approximate); auto chooses by the number of vectors.
+        label: what else the vectors depend on; saved, and checked when the store is loaded.
     """
 
-    def __init__(self, embedding: Embeddings, kind: Kind = "auto") -> None:
-        self._embedding, self._kind = embedding, kind
+    def __init__(self, embedding: Embeddings, kind: Kind = "auto", label: str = "") -> None:
+        self._embedding, self._kind, self._label = embedding, kind, label
         self._documents: list[Document] = []
         self._rows: dict[str, int] = {}
         self._index: faiss.Index | None = None
@@ -180,11 +181,11 @@ class FaissStore(VectorStore):
             rows = ({"id": d.id, "text": d.page_content, "meta": d.metadata} for d in self._documents)
             write_jsonl(aside / "documents.jsonl", rows)
             files = sorted(path for path in aside.iterdir() if path.is_file())
-            about = {"format": 1, "kind": self._kind, "count": len(self), "embedder": fingerprint(self._embedding)}
+            about = {"format": 1, "kind": self._kind, "count": len(self), "embedder": self._origin}
             write_json(aside / "store.json", {**about, "sha256": {path.name: sha256_file(path) for path in files}})
 
     @classmethod
-    def load(cls, folder: str | Path, embedding: Embeddings) -> FaissStore:
+    def load(cls, folder: str | Path, embedding: Embeddings, label: str = "") -> FaissStore:
         """Open what `save` wrote.
 
         Raises:
@@ -196,18 +197,22 @@ class FaissStore(VectorStore):
         about = read_json(folder / "store.json")
         if not isinstance(about, dict) or about.get("format") != 1:
             raise UserError("this index is damaged", "build it again", file=folder)
-        if about["embedder"] != fingerprint(embedding):
+        store = cls(embedding, about["kind"], label)
+        if about["embedder"] != store._origin:
             raise UserError("this index was made with another embedder", "build it again", file=folder)
         for name, digest in about["sha256"].items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
                 raise UserError("this index is damaged", "build it again", file=folder / name)
-        store = cls(embedding, about["kind"])
         for row in read_jsonl(folder / "documents.jsonl"):
             store._rows[row["id"]] = len(store._documents)
             store._documents.append(Document(id=row["id"], page_content=row["text"], metadata=row["meta"]))
         if store._documents:
             store._index = _on_gpu(faiss.read_index(str(folder / "index.faiss")), about["kind"])
         return store
+
+    @property
+    def _origin(self) -> str:
+        return f"{fingerprint(self._embedding)} {self._label}".strip()
 
     def _grow(self, vectors: np.ndarray) -> None:
         wanted = choose(len(self._documents)) if self._kind == "auto" else self._kind
