@@ -14,7 +14,7 @@ from eval.raw import Raw
 from eval.reference import Check, Embed
 from eval.report import write_report
 from eval.summary import summarise
-from gonggam.files import write_json
+from gonggam.files import read_json, write_json
 from gonggam.page import Section
 
 
@@ -61,6 +61,7 @@ def evaluate(
     """
     more = {"pairs": pairs, "ratings": ratings, "pair_judge": pair_judge, "checks": checks, "embed": embed}
     raw = collect(items, systems, options, judge, out, progress, fingerprint=fingerprint, **more)  # type: ignore[arg-type]
+    write_json(Path(out) / "raw" / "sections.json", [section.to_json() for section in extra_sections])
     return report_from(raw, out, extra_sections)
 
 
@@ -72,10 +73,13 @@ def report_from(raw: Raw, out: str | Path, extra_sections: Sequence[Section] = (
     return results
 
 
-def rebuild(out: str | Path, extra_sections: Sequence[Section] = ()) -> dict[str, Any]:
+def rebuild(out: str | Path) -> dict[str, Any]:
     """Write the reports of an evaluation anew from its raw judgements; no judge is asked.
 
     Raises:
         UserError: there is no finished evaluation in ``out``.
     """
-    return report_from(Raw.load(Path(out) / "raw"), out, extra_sections)
+    raw = Raw.load(Path(out) / "raw")
+    kept = Path(out) / "raw" / "sections.json"
+    sections = [Section.from_json(data) for data in read_json(kept)] if kept.exists() else []
+    return report_from(raw, out, sections)

@@ -6,8 +6,8 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as PlotlyFigure
@@ -227,6 +227,16 @@ class Section:
     ) -> Self:
         """Add a dialogue, with several answers side by side if given."""
         return self.add(Chat(list(messages), dict(answers or {}), title, dict(notes or {})))
+
+    def to_json(self) -> dict[str, Any]:
+        """The section as JSON-able data."""
+        return {"title": self.title, "blocks": [asdict(block) for block in self.blocks]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The section that `to_json` told of."""
+        kinds: dict[str, type[Any]] = {kind.block: kind for kind in get_args(Block)}
+        return cls(data["title"], [kinds[block["block"]](**block) for block in data["blocks"]])
 
     def markdown(self) -> str:
         """The section as Markdown."""

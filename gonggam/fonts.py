@@ -37,7 +37,7 @@ def subset_woff2(text: Iterable[str], weight: int = 400) -> bytes:
     from fontTools.subset import Options, Subsetter
     from fontTools.ttLib import TTFont
 
-    font = TTFont(font_file(weight), lazy=True)
+    font = TTFont(font_file(weight), lazy=True, recalcTimestamp=False)  # the same page twice is the same bytes
     options = Options(hinting=False, layout_features=["kern"], notdef_outline=True, name_IDs=[0, 1, 2, 13, 14])
     options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # the font editor's own, of no use in a page
     cutter = Subsetter(options)

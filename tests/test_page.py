@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from gonggam.page import Page
+from gonggam.page import Page, Section
 
 
 @pytest.fixture
@@ -74,3 +74,15 @@ def test_importing_pages_loads_nothing_heavy():
     heavy = "{'plotly', 'jinja2', 'fontTools', 'matplotlib', 'koreanize_matplotlib'}"
     code = f"import sys, gonggam.page; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sections_come_back_from_json(page):
+    import json
+
+    import plotly.graph_objects as go
+
+    page.section("all").text("가").heading("나").code("x").figure(go.Figure(go.Bar(x=["가"], y=[1])), "plot")
+    again = Page(page.title, page.subtitle)
+    again.sections = [Section.from_json(json.loads(json.dumps(s.to_json()))) for s in page.sections]
+    assert again.markdown() == page.markdown()
+    assert again.html() == page.html()
