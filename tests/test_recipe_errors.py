@@ -84,6 +84,7 @@ def only_error(path, overrides=()):
         ("tiny: {hidden_size: !big 3}\n", 1, "has no meaning here"),
         ("? [a, b]\n: c\n", 1, "a key must be a plain word"),
         ("tiny: &a {x: *a}\n", 1, "inside its own anchor"),
+        (GOOD.replace("    r: 8", "    r: 16"), 10, "dpo.lora differs from sft.lora"),
         ("name: x\nextends: nowhere.yaml\n", 2, "which does not exist"),
         ("extends: [a.yaml]\n", 1, "extends must name one recipe"),
     ],
@@ -98,7 +99,7 @@ def test_a_mistake_is_named_with_its_line(write, text, line, says):
 def test_all_errors_come_at_once_sorted_by_line(write):
     text = GOOD.replace("learning_rate", "warmup_ratio").replace("hidden_size", "hiden_size").replace("try", "a/b")
     found = errors_of(write(text.replace("    r: 8", "    r: x")))
-    assert [error.line for error in found] == [1, 4, 7, 11]
+    assert [error.line for error in found] == [1, 4, 7, 10, 11]
 
 
 def test_korean_in_another_encoding_is_called_by_name(write):
