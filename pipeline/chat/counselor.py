@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from rag.knowledge import KnowledgeBase
     from rag.memory import MemoryStore
 
-_KNOWLEDGE_TRIES = 5
+_KNOWLEDGE_TRIES = 20
 
 
 class Counselor:
@@ -321,13 +321,18 @@ class Counselor:
         texts = data("texts")
         if not re.search("[가-힣ㄱ-ㅎ]", said):
             return texts["not_korean"], "notice"
-        hits = self.knowledge.search(said, k=_KNOWLEDGE_TRIES) if self.knowledge else []
-        answers = [hit.answer for hit in hits if hit.cosine >= self.options.gate.min_cosine]
-        answers = [answer for answer in answers if answer not in before]
-        if answers:
-            return answers[0], "knowledge"
-        general = [text for text in texts["fallback"] if text not in before] or texts["fallback"]
-        return general[0], "notice"
+        near, options = [], self.options.gate
+        if self.knowledge:
+            # Only answers to a first message: later ones speak of what their own conversation had told before.
+            hits = self.knowledge.search(said, k=_KNOWLEDGE_TRIES)
+            near = [hit.answer for hit in hits if hit.cosine >= options.min_cosine and not hit.meta.get("turn")]
+        for answer in near:
+            if answer not in before:
+                return answer, "knowledge"
+        feeling = self._feel(said)
+        sure = feeling.score >= options.min_feeling
+        words = [*(texts["fallback_by_feeling"].get(feeling.label, ()) if sure else ()), *texts["fallback"]]
+        return next((text for text in words if text not in before), words[0]), "notice"
 
     def _settings(self, turn: Turn) -> Settings:
         options = self.options

@@ -33,10 +33,13 @@ class GateOptions(_Section):
         "that training measured; null: not checked",
     )
     min_cosine: float = Field(
-        0.2,
+        0.4,
         ge=-1,
         le=1,
         description="lowest likeness of the message to the question a human-written answer was given to",
+    )
+    min_feeling: float = Field(
+        0.35, ge=0, le=1, description="lowest probability of an emotion at which the general words speak of it"
     )
     min_relevance: float | None = Field(
         None,
