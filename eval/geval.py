@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from queue import SimpleQueue
 from typing import Any
 
 from eval.judges import Judge, Question, Verdict
@@ -134,17 +136,21 @@ def in_flight(calls: Sequence[Callable[[], Verdict]], width: int) -> Iterator[tu
         return
     waiting = iter(enumerate(calls))
     running: dict[Future[Verdict], int] = {}
+    ended: SimpleQueue[Future[Verdict]] = SimpleQueue()
+
+    def start(count: int) -> None:
+        for index, call in itertools.islice(waiting, count):
+            future = pool.submit(call)
+            running[future] = index
+            future.add_done_callback(ended.put)
+
     with ThreadPoolExecutor(width) as pool:
         try:
-            while True:
-                for index, call in waiting:
-                    running[pool.submit(call)] = index
-                    if len(running) >= width:
-                        break
-                if not running:
-                    return
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future), future.result()
+            start(2 * width)  # one waits behind each worker, so that none stands idle
+            while running:
+                future = ended.get()
+                start(1)
+                yield running.pop(future), future.result()
         finally:
             pool.shutdown(cancel_futures=True)
 
