@@ -66,7 +66,9 @@ def _known() -> str:
 
 
 def _looks_like_hub(path: str) -> bool:
-    return path.count("/") == 1 and not path.startswith((".", "/", "~")) and not Path(path).suffix and "*" not in path
+    if path.count("/") != 1 or path.startswith((".", "/", "~")) or Path(path).suffix or "*" in path:
+        return False
+    return not Path(path).parent.is_dir()  # else it is a local path with a mistake in it
 
 
 def _read_hub(name: str, split: str) -> Iterator[Row]:
@@ -108,18 +110,18 @@ Numbered = Iterator[tuple[int, dict[str, Any] | str]]
 
 
 def _open(file: Path) -> IO[str]:
-    """Open text as UTF-8 (with or without mark), UTF-16 with mark, or CP949, whichever its bytes are."""
+    """Open text as UTF-16 if it is marked so, else as UTF-8 or CP949, whichever fits its first megabyte better."""
     with file.open("rb") as raw:
         head = raw.read(1 << 20)
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
     else:
-        try:
-            # The sample may end inside a character: an incremental decoder does not mind.
-            codecs.getincrementaldecoder("utf-8")().decode(head)
-            encoding = "utf-8-sig"
-        except UnicodeDecodeError:
-            encoding = "cp949"
+        # An incremental decoder does not mind that the sample may end inside a character.
+        broken = {
+            name: codecs.getincrementaldecoder(name)("replace").decode(head).count("\ufffd")
+            for name in ("utf-8", "cp949")
+        }
+        encoding = "utf-8-sig" if broken["utf-8"] <= broken["cp949"] else "cp949"
     return file.open(encoding=encoding, errors="replace", newline="")
 
 

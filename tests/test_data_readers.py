@@ -173,6 +173,14 @@ def test_encodings_are_recognised(tmp_path, encoding):
     assert outcome.meta["category"] == "이별"
 
 
+def test_one_broken_byte_does_not_spoil_a_file(tmp_path):
+    path = tmp_path / "a.csv"
+    good = "Q,A,label\n이별했어,많이 아프시겠어요,1\n"
+    path.write_bytes(good.encode() + b"\xff\xfe," + "괜찮아요,0\n".encode() + good.encode().split(b"\n")[1])
+    outcomes = [outcome for *_, outcome in read(None, str(path))]
+    assert said(outcomes[0]) == said(outcomes[2]) == ["이별했어", "많이 아프시겠어요"]
+
+
 def test_every_file_type_gives_the_same_conversations(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
