@@ -198,34 +198,48 @@ def _read_parquet(file: Path) -> Numbered:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    number = 0
     try:
         table = pq.ParquetFile(file)
-        number = 0
         for batch in table.iter_batches(batch_size=1024):
             for values in batch.to_pylist():
                 number += 1
                 yield number, _lower(values)
-    except (pa.ArrowException, OSError) as error:
-        yield 0, f"no readable parquet ({type(error).__name__})"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        yield number + 1, f"broken parquet from here on ({type(error).__name__})"
 
 
 def _read_xlsx(file: Path) -> Numbered:
+    import zlib
     from zipfile import BadZipFile
 
     import openpyxl
+    from openpyxl.utils.exceptions import InvalidFileException
 
+    number = 0
     try:
-        book = openpyxl.load_workbook(file, read_only=True, data_only=True)
-    except (BadZipFile, KeyError, ValueError, OSError, openpyxl.utils.exceptions.InvalidFileException) as error:
-        yield 0, f"no readable xlsx ({type(error).__name__})"
-        return
-    for sheet in book.worksheets:
-        rows = sheet.iter_rows(values_only=True)
-        header = [str(cell or "").strip().lower() for cell in next(rows, ())]
-        for number, cells in enumerate(rows, 2):
-            if any(cell is not None for cell in cells):
-                yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
-    book.close()
+        with file.open("rb") as raw:
+            for sheet in openpyxl.load_workbook(raw, read_only=True, data_only=True).worksheets:
+                rows = sheet.iter_rows(values_only=True)
+                header = [str(cell or "").strip().lower() for cell in next(rows, ())]
+                for number, cells in enumerate(rows, 2):
+                    if any(cell is not None for cell in cells):
+                        yield number, {name: cell for name, cell in zip(header, cells, strict=False) if name}
+    except (
+        BadZipFile,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        SyntaxError,
+        EOFError,
+        OSError,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        InvalidFileException,
+    ) as error:  # what a broken workbook can set off
+        yield number + 1, f"broken xlsx from here on ({type(error).__name__})"
 
 
 def _read_txt(file: Path) -> Numbered:

@@ -157,7 +157,7 @@ def test_wellness_workbook_answers_by_category(tmp_path):
 def test_wellness_text_files(tmp_path):
     path = tmp_path / "w.txt"
     path.write_text("우울해    많이 힘드시죠\n화나\t무슨 일이에요?\n불안해    감정/불안\n한 칸뿐\n", "utf-8")
-    outcomes = [outcome for *_, outcome in read("wellness", str(path))]
+    outcomes = [outcome for *_, outcome in read(None, str(path))]
     assert said(outcomes[0]) == ["우울해", "많이 힘드시죠"]
     assert said(outcomes[1]) == ["화나", "무슨 일이에요?"]
     assert outcomes[2].meta["emotion"] == "감정/불안"
@@ -260,4 +260,31 @@ def test_no_file_crashes_a_reader(tmp_path, data, suffix):
     path.write_bytes(data)
     for _, row, outcome in read("chatbot_ko", str(path)):
         assert row.file
+        assert outcome
+
+
+@pytest.fixture(scope="module")
+def whole_files(tmp_path_factory) -> dict[str, bytes]:
+    import openpyxl
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("whole")
+    book = openpyxl.Workbook()
+    for row in [("q", "a"), *((f"질문 {i}", f"답 {i}") for i in range(20))]:
+        book.active.append(row)
+    book.save(folder / "a.xlsx")
+    pq.write_table(pa.Table.from_pylist([{"q": f"질문 {i}", "a": f"답 {i}"} for i in range(20)]), folder / "a.parquet")
+    return {suffix: (folder / f"a.{suffix}").read_bytes() for suffix in ("xlsx", "parquet")}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(where=st.floats(0, 0.999), new=st.binary(min_size=1, max_size=6), cut=st.booleans())
+@pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
+def test_damaged_workbooks_and_parquet_files_do_not_crash(tmp_path, whole_files, suffix, where, new, cut):
+    data = whole_files[suffix]
+    place = int(where * len(data))
+    (tmp_path / f"a.{suffix}").write_bytes(data[:place] + new + (b"" if cut else data[place + len(new) :]))
+    for _, row, outcome in read("chatbot_ko", str(tmp_path / f"a.{suffix}")):
+        assert row.number
         assert outcome

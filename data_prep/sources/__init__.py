@@ -85,6 +85,8 @@ def _recognised(rows: Iterator[Row], path: str) -> tuple[str, Iterator[Row]]:
     head = list(islice(rows, 50))
     columns: dict[str, None] = {column: None for row in head for column in row.values}
     name = recognise(columns)
+    if name == "single_practice" and not any("###" in str(row.values.get("text")) for row in head):
+        name = "wellness"  # both may have nothing but lines of text
     if name is None:
         seen = ", ".join(columns) or "none"
         raise UserError(f"the columns ({seen}) are those of no reader", f"name one of: {', '.join(READERS)}", file=path)
