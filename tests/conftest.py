@@ -1,0 +1,63 @@
+"""What many tests share: a whole tiny run, made once by the real command."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MINI = """\
+name: mini
+prepare:
+  sources: [{reader: counsel_ko, rows: 60}]
+  split: {validation: 0.15, test: 0.15}
+tiny:
+  {vocab_size: 600, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
+   intermediate_size: 128, max_position_embeddings: 1024, max_steps: 6, per_device_train_batch_size: 1}
+sft: {lora: {r: 4, target_modules: all-linear}, learning_rate: 1e-3, max_steps: 6, max_length: null}
+dpo: {learning_rate: 1e-3, max_steps: 4, max_length: null}
+memory: {epochs: 2}
+chat: {system: none, max_new_tokens: 24}
+eval: {items: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100}
+"""
+
+
+def environment(home):
+    """A newcomer's environment: an empty home, no model hub, one thread so that sums come out the same."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "TRANSFORMERS_"))}
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def launch(recipe, cwd, *arguments, config="cpu"):
+    """``accelerate launch -m pipeline`` in a folder; returns the finished process with its output."""
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / f"recipes/accelerate/{config}.yaml"), "-m", "pipeline", str(recipe)]
+    return subprocess.run(
+        [*command, *arguments], cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="session")
+def mini_recipe(tmp_path_factory):
+    """A shrunken demo recipe."""
+    path = tmp_path_factory.mktemp("recipe") / "mini.yaml"
+    path.write_text(MINI, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def mini_run(mini_recipe, tmp_path_factory):
+    """(run folder, finished process): every stage of the shrunken recipe through accelerate launch. Read only."""
+    folder = tmp_path_factory.mktemp("mini")
+    process = launch(mini_recipe, folder)
+    assert process.returncode == 0, process.stdout + process.stderr
+    return folder / "runs" / "mini", process
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(mini_run):
+    """The tiny base of the shrunken run: a Hugging Face folder."""
+    return mini_run[0] / "tiny" / "model"
