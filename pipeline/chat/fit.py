@@ -9,6 +9,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import data_prep
 from pipeline.chat.classifier import NgramClassifier, fit
@@ -29,10 +30,24 @@ def crisis_rows() -> list[Row]:
     return [*read_tsv(SAMPLES / "crisis.tsv"), *read_tsv(DATA / "crisis_phrases.tsv")]
 
 
+def dialogues() -> list[dict[str, Any]]:
+    """The sample dialogues."""
+    with (SAMPLES / "dialogues.jsonl").open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def emotion_rows() -> list[Row]:
+    """What the emotion classifier learns from: the sample corpus's table, then the dialogues' first messages.
+
+    The table says its feelings outright; the dialogues tell what happened, as people do in counselling.
+    """
+    told = [(dialogue["turns"][0]["content"], dialogue["emotion"]) for dialogue in dialogues()]
+    return [*read_tsv(SAMPLES / "emotion.tsv"), *told]
+
+
 def calm_texts() -> list[str]:
     """Texts without high risk: what users of the sample dialogues say, the emotion table, and everyday short talk."""
-    with (SAMPLES / "dialogues.jsonl").open(encoding="utf-8") as file:
-        said = [turn["content"] for line in file for turn in json.loads(line)["turns"] if turn["role"] == "user"]
+    said = [turn["content"] for dialogue in dialogues() for turn in dialogue["turns"] if turn["role"] == "user"]
     felt = [text for text, _ in read_tsv(SAMPLES / "emotion.tsv")]
     return [*said, *felt, *(DATA / "calm_phrases.txt").read_text("utf-8").splitlines()]
 
@@ -43,11 +58,15 @@ def fit_safety(rows: Sequence[Row], calm: Sequence[str]) -> NgramClassifier:
     return fit(texts, [label for _, label in rows] + ["calm"] * len(calm))
 
 
+def fit_emotion(rows: Sequence[Row]) -> NgramClassifier:
+    """The emotion classifier."""
+    return fit([text for text, _ in rows], [label for _, label in rows], c=10.0)
+
+
 def write() -> None:
     """Fit on everything and write the files the package ships."""
-    emotions = read_tsv(SAMPLES / "emotion.tsv")
     fit_safety(crisis_rows(), calm_texts()).save(DATA / "safety.npz")
-    fit([text for text, _ in emotions], [label for _, label in emotions]).save(DATA / "emotion.npz")
+    fit_emotion(emotion_rows()).save(DATA / "emotion.npz")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.chat import safety
-from pipeline.chat.classifier import fit
-from pipeline.chat.fit import SAMPLES, Row, calm_texts, crisis_rows, fit_safety, read_tsv
+from pipeline.chat.fit import (
+    SAMPLES,
+    Row,
+    calm_texts,
+    crisis_rows,
+    emotion_rows,
+    fit_emotion,
+    fit_safety,
+    read_tsv,
+)
 from pipeline.chat.resources import DATA, data
 
 FOLDS = 10
@@ -110,19 +118,18 @@ def _three(rows: Sequence[Row], odds: Sequence[Odds], threshold: float) -> dict[
     }
 
 
-def emotion_out_of_fold(seed: int = 0) -> tuple[list[str], list[str]]:
-    """True and predicted labels of ``emotion.tsv``, each row by a classifier that did not see it."""
+def emotion_out_of_fold(rows: Sequence[Row], seed: int = 0) -> list[str]:
+    """Predicted emotion of every row, each by a classifier that did not see it."""
     from sklearn.model_selection import StratifiedKFold
 
-    rows = read_tsv(SAMPLES / "emotion.tsv")
-    texts, labels = [text for text, _ in rows], [label for _, label in rows]
     told = [""] * len(rows)
-    for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(texts, labels):
-        model = fit([texts[i] for i in train], [labels[i] for i in train])
+    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(rows, [label for _, label in rows])
+    for train, test in folds:
+        model = fit_emotion([rows[i] for i in train])
         for i in test:
-            odds = model.probabilities(texts[i])
+            odds = model.probabilities(rows[i][0])
             told[i] = max(odds, key=odds.__getitem__)
-    return labels, told
+    return told
 
 
 def confusion_picture(true: Sequence[str], told: Sequence[str], path: Path) -> None:
@@ -158,10 +165,12 @@ def main() -> None:
     for title, places in (("missed", found.check["both"].missed), ("false alarms", found.check["both"].alarms)):
         print(f"{title} in crisis_check.tsv:", *(found.rows["check"][i][0] for i in places), sep="\n  ")
     print(f"\ncalm texts called high: {found.calm[0]} of {found.calm[1]}")
-    true, told = emotion_out_of_fold()
-    print(f"emotion macro-F1, out of fold: {f1_score(true, told, average='macro'):.3f}")
+    rows, table = emotion_rows(), len(read_tsv(SAMPLES / "emotion.tsv"))
+    true, told = [label for _, label in rows], emotion_out_of_fold(rows)
+    for name, part in (("emotion.tsv", slice(table)), ("first messages of dialogues", slice(table, None))):
+        print(f"emotion macro-F1 on {name}, out of fold: {f1_score(true[part], told[part], average='macro'):.3f}")
     if chosen.picture:
-        confusion_picture(true, told, chosen.picture)
+        confusion_picture(true[:table], told[:table], chosen.picture)
 
 
 if __name__ == "__main__":
