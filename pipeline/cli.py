@@ -13,10 +13,18 @@ import typer
 from rich.console import Console
 
 from gonggam.errors import UserError, UserErrors
-from pipeline.cli_recipe import app as recipe_app
+from pipeline import cli_chat, cli_data, cli_eval, cli_memory, cli_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(recipe_app, name="recipe")
+for name, group in (
+    ("recipe", cli_recipe.app),
+    ("data", cli_data.app),
+    ("eval", cli_eval.app),
+    ("bench", cli_memory.app),
+):
+    app.add_typer(group, name=name)
+app.command()(cli_chat.chat)
+app.command()(cli_chat.ask)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
