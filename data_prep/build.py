@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.card import data_card
 from data_prep.collect import Collected
+from data_prep.conversation import Conversation, letters
 from data_prep.formats import ROWS, Writer, finishing, labelled_row, preference_rows, write_parquet
-from data_prep.near import near_duplicates
+from data_prep.near import jaccard, near_duplicates, shingles
 from data_prep.options import PrepareOptions
 from data_prep.reassemble import DUPLICATE, KEPT, MERGED, fates, given_turns
 from data_prep.split import split_of
@@ -86,13 +87,27 @@ def _decide(data: Collected, progress: Progress) -> np.ndarray:
     if threshold is not None:
         rows = (fate == KEPT).nonzero()[0].tolist()
         texts = (data.spool[row].text() for row in rows)
-        gone = near_duplicates(texts, lambda i: data.spool[rows[i]].text(), threshold, progress, len(rows))
+        gone = near_duplicates(
+            texts,
+            lambda i: data.spool[rows[i]].text(),
+            threshold,
+            apart=lambda i, j: _branches(data.spool[rows[i]], data.spool[rows[j]], threshold),
+            progress=lambda done: progress(done, len(rows)),
+        )
         fate[[rows[i] for i in gone]] = NEAR
     fate[_unwanted(data, fate)] = UNWANTED
     if not (fate == KEPT).any():
         reasons = "; ".join(f"{reason} ({count})" for reason, count in data.reasons.most_common(3))
         raise UserError("no conversation is left", f"why rows were left out: {reasons or 'there were none'}")
     return fate
+
+
+def _branches(one: Conversation, two: Conversation, threshold: float) -> bool:
+    """Whether two conversations that look alike begin with the same exchange and end differently: both are wanted."""
+    first, second = one.exchanges(), two.exchanges()
+    if len(first) < 2 or first[:1] != second[:1]:
+        return False
+    return jaccard(*(shingles(letters("".join(exchanges[-1]))) for exchanges in (first, second))) < threshold
 
 
 def _unwanted(data: Collected, fate: np.ndarray) -> list[int]:

@@ -46,8 +46,9 @@ def near_duplicates(
     texts: Iterable[str],
     text_at: Callable[[int], str],
     threshold: float,
-    progress: Callable[[int, int], None] | None = None,
-    total: int = 0,
+    *,
+    apart: Callable[[int, int], bool] | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> dict[int, int]:
     """Which texts are near duplicates: ``{index: index of a longer one that stands for it}``.
 
@@ -55,22 +56,22 @@ def near_duplicates(
         texts: all texts in order.
         text_at: the same texts by index; candidates are compared exactly.
         threshold: Jaccard similarity of their `shingles` from which on two are near duplicates.
-        progress: called with (texts hashed, total).
-        total: number of texts, for ``progress``.
+        apart: says of two that are similar whether they are to be kept apart all the same.
+        progress: called with the number of texts looked at so far.
     """
     import numpy as np
 
-    bands, lengths = _band_hashes(texts, threshold, progress, total)
+    bands, lengths = _band_hashes(texts, threshold, progress)
     order = np.lexsort((np.arange(len(lengths)), -lengths))
     gone: dict[int, int] = {}
     for band in bands.T:
         for bucket in _buckets(band, order):
-            _thin(bucket, gone, text_at, threshold)
+            _thin(bucket, gone, text_at, threshold, apart or (lambda one, other: False))
     return gone
 
 
 def _band_hashes(
-    texts: Iterable[str], threshold: float, progress: Callable[[int, int], None] | None, total: int
+    texts: Iterable[str], threshold: float, progress: Callable[[int], None] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """One row of band hashes a text, shape (texts, bands), and the number of shingles of each text."""
     import numpy as np
@@ -90,7 +91,7 @@ def _band_hashes(
         rows.append(np.bitwise_xor.reduce(mixed ^ (mixed >> np.uint64(31)), axis=1))
         lengths.append(len(pieces))
         if progress and done % 500 == 0:
-            progress(done, total)
+            progress(done)
     bands = np.array(rows, dtype=np.uint64).reshape(len(rows), lsh.b)
     return bands, np.array(lengths, dtype=np.int64)
 
@@ -107,13 +108,20 @@ def _buckets(band: np.ndarray, order: np.ndarray) -> Iterator[list[int]]:
         yield by_hash[start : start + size].tolist()
 
 
-def _thin(bucket: list[int], gone: dict[int, int], text_at: Callable[[int], str], threshold: float) -> None:
+def _thin(
+    bucket: list[int],
+    gone: dict[int, int],
+    text_at: Callable[[int], str],
+    threshold: float,
+    apart: Callable[[int, int], bool],
+) -> None:
     leaders: list[tuple[int, Any]] = []
     for index in bucket:
         if index in gone:
             continue
         pieces = shingles(text_at(index))
-        twin = next((leader for leader, other in leaders if jaccard(pieces, other) >= threshold), None)
+        similar = (leader for leader, other in leaders if jaccard(pieces, other) >= threshold)
+        twin = next((leader for leader in similar if not apart(index, leader)), None)
         if twin is not None:
             gone[index] = twin
         elif len(leaders) < LEADERS:

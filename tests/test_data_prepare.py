@@ -227,6 +227,21 @@ def test_same_input_same_bytes_even_in_another_process(messy, tmp_path):
     assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
 
 
+def test_branches_of_a_long_conversation_are_no_near_duplicates(tmp_path):
+    common = [f"함께 시작하는 아주 긴 이야기의 {k}번째 대목입니다. 오늘은 정말 많은 일이 있었어요" for k in range(8)]
+    ends = [["그래서 화가 나요", "속상하셨겠어요"], ["그래도 기뻐요", "다행이에요"]]
+    talks = [[*common, *end] for end in ends] + [[*common, "그래서 화가 나요.", "속상하셨겠어요"]]
+    rows = [
+        {"messages": [{"role": "assistant" if i % 2 else "user", "content": t} for i, t in enumerate(turns)]}
+        for turns in talks
+    ]
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    report = prepare([{"path": str(tmp_path / "a.jsonl")}], tmp_path / "out", split={"validation": 0, "test": 0})
+    assert (report["rows"]["kept"], report["rows"]["near_duplicate"]) == (2, 1)
+    assert report["supervised_replies"] == 6
+    assert sorted(row["given"] for row in read_jsonl(tmp_path / "out/messages/train.jsonl")) == [0, 8]
+
+
 def test_single_turns_only(messy, tmp_path):
     report = prepare([{"path": str(messy)}], tmp_path / "out", turns="single", deduplicate={"near": None})
     assert report["conversations"] == report["supervised_replies"] == 61
