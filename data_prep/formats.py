@@ -194,6 +194,8 @@ def finishing(out: Path) -> Iterator[Path]:
         raise UserError(what, "choose another folder", file=out)
     with friendly_os_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+        for stale in out.glob(".preparing.*"):  # left by a run that was killed
+            shutil.rmtree(stale)
         aside = Path(mkdtemp(dir=out, prefix=".preparing."))
         try:
             yield aside

@@ -107,6 +107,7 @@ def prefer(
     price_in: Annotated[float, typer.Option(help="Price of a million prompt tokens.")] = 0,
     price_out: Annotated[float, typer.Option(help="Price of a million answer tokens.")] = 0,
     max_length: Annotated[int | None, typer.Option(help="Name pairs longer than this many tokens.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Counts them; without it 0.7 a character.")] = None,
     evaluation: Annotated[
         list[str] | None, typer.Option(help="File that pairs must not share a beginning with.")
     ] = None,
@@ -161,21 +162,28 @@ def prefer(
         _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
     for split, pairs in made.items():
         write_jsonl(out / f"{split}.jsonl", pairs)
-    _show_pair_audit(out, made, max_length, evaluation or [])
+    _show_pair_audit(out, made, max_length, tokenizer, evaluation or [])
 
 
 def _show_pair_audit(
-    out: Path, made: Mapping[str, list[dict[str, Any]]], max_length: int | None, evaluation: list[str]
+    out: Path,
+    made: Mapping[str, list[dict[str, Any]]],
+    max_length: int | None,
+    tokenizer: str | None,
+    evaluation: list[str],
 ) -> None:
     """Audit what was written; exit code 1 if a finding is an error."""
     from data_prep.pair_audit import audit_pairs
 
+    counter = _token_counter(tokenizer) if tokenizer else None
+    count = (lambda text: counter([{"role": "user", "content": text}])) if counter else None
+    options = {"max_length": max_length, "count_tokens": count, "evaluation": evaluation}
     failed = False
     for split, pairs in made.items():
         if not pairs:
             console.print(f"{split}: no pairs")
             continue
-        figures, findings = audit_pairs(out / f"{split}.jsonl", max_length=max_length, evaluation=evaluation)
+        figures, findings = audit_pairs(out / f"{split}.jsonl", **options)
         _table(split, [{"figure": name, "value": value} for name, value in figures.items()])
         colours = {"error": "red", "warning": "yellow", "note": "dim"}
         for finding in findings:
