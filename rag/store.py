@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import faiss
 
 Kind = Literal["auto", "flat", "hnsw", "ivf"]
-# Up to here exact search takes a few milliseconds; above, HNSW; where its graph would not fit in RAM, IVF.
-FLAT_UP_TO, HNSW_UP_TO = 50_000, 5_000_000
+# Up to here exact search takes a few milliseconds; above, HNSW; above that its graph takes too long to build, so IVF.
+FLAT_UP_TO, HNSW_UP_TO = 50_000, 200_000
 
 
 class FaissStore(VectorStore):
@@ -39,6 +39,7 @@ class FaissStore(VectorStore):
         self._documents: list[Document] = []
         self._rows: dict[str, int] = {}
         self._index: faiss.Index | None = None
+        self._on_gpu: faiss.Index | None = None
 
     def __len__(self) -> int:
         return len(self._documents)
@@ -112,7 +113,7 @@ class FaissStore(VectorStore):
             vectors = self.vectors()[keep]
             self._documents = [self._documents[i] for i in keep]
             self._rows = {str(document.id): i for i, document in enumerate(self._documents)}
-            self._index = None
+            self._index = self._on_gpu = None
             if keep:
                 self._grow(vectors)
         return True
@@ -125,14 +126,14 @@ class FaissStore(VectorStore):
         """All unit vectors in order of addition, shape ``(documents, dim)``."""
         if self._index is None:
             return np.zeros((0, 0), dtype=np.float32)
-        return _on_cpu(self._index).reconstruct_n(0, self._index.ntotal)
+        return self._index.reconstruct_n(0, self._index.ntotal)
 
     def nearest(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """Row numbers and cosines of the ``k`` nearest documents, best first."""
         if self._index is None or k < 1:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         query = unit(np.asarray(vector, dtype=np.float32)[None])
-        scores, rows = self._index.search(query, min(k, len(self._documents)))
+        scores, rows = self._searcher().search(query, min(k, len(self._documents)))
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
 
@@ -140,7 +141,7 @@ class FaissStore(VectorStore):
         """Cosines of ``vector`` with the documents in ``rows``."""
         if self._index is None or not len(rows):
             return np.zeros(len(rows), dtype=np.float32)
-        found = _on_cpu(self._index).reconstruct_batch(np.asarray(rows, dtype=np.int64))
+        found = self._index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
         return found @ unit(np.asarray(vector, dtype=np.float32)[None])[0]
 
     def document(self, row: int) -> Document:
@@ -177,7 +178,7 @@ class FaissStore(VectorStore):
 
         with publishing(folder) as aside:
             if self._index is not None:
-                faiss.write_index(_on_cpu(self._index), str(aside / "index.faiss"))
+                faiss.write_index(self._index, str(aside / "index.faiss"))
             rows = ({"id": d.id, "text": d.page_content, "meta": d.metadata} for d in self._documents)
             write_jsonl(aside / "documents.jsonl", rows)
             files = sorted(path for path in aside.iterdir() if path.is_file())
@@ -207,19 +208,31 @@ class FaissStore(VectorStore):
             store._rows[row["id"]] = len(store._documents)
             store._documents.append(Document(id=row["id"], page_content=row["text"], metadata=row["meta"]))
         if store._documents:
-            store._index = _on_gpu(faiss.read_index(str(folder / "index.faiss")), about["kind"])
+            store._index = faiss.read_index(str(folder / "index.faiss"))
         return store
+
+    def _searcher(self) -> faiss.Index:
+        """A copy on the GPU where faiss was built for one, finds one and the store is large; else the index itself."""
+        import faiss
+
+        movable = self._index is not None and not isinstance(self._index, faiss.IndexHNSW)
+        if len(self) <= FLAT_UP_TO or not movable or not hasattr(faiss, "StandardGpuResources"):
+            return self._index
+        if self._on_gpu is None and faiss.get_num_gpus():
+            self._on_gpu = faiss.index_cpu_to_all_gpus(self._index)
+        return self._on_gpu or self._index
 
     @property
     def _origin(self) -> str:
         return f"{fingerprint(self._embedding)} {self._label}".strip()
 
     def _grow(self, vectors: np.ndarray) -> None:
+        self._on_gpu = None
         wanted = choose(len(self._documents)) if self._kind == "auto" else self._kind
         if self._index is None:
-            self._index = _on_gpu(_build(vectors, wanted), wanted)
+            self._index = _build(vectors, wanted)
         elif self._kind == "auto" and wanted != choose(len(self._documents) - len(vectors)):
-            self._index = _on_gpu(_build(np.vstack([self.vectors(), vectors]), wanted), wanted)
+            self._index = _build(np.vstack([self.vectors(), vectors]), wanted)
         else:
             self._index.add(vectors)
 
@@ -251,29 +264,11 @@ def _build(vectors: np.ndarray, kind: str) -> faiss.Index:
         index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
     else:
-        lists = max(1, min(int(4 * math.sqrt(len(vectors))), len(vectors) // 39))
+        lists = max(1, min(int(2 * math.sqrt(len(vectors))), len(vectors) // 39))
         index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
+        index.cp.max_points_per_centroid = 64
         index.train(vectors)
-        index.nprobe = max(1, lists // 16)
+        index.nprobe = max(8, lists // 32)
         index.set_direct_map_type(faiss.DirectMap.Array)
     index.add(vectors)
     return index
-
-
-def _on_gpu(index: faiss.Index, kind: str) -> faiss.Index:
-    """Move to the GPU where faiss was built for one and finds one; HNSW has no GPU twin and stays."""
-    import faiss
-
-    if kind == "hnsw" or not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
-        return index
-    return faiss.index_cpu_to_all_gpus(index)
-
-
-def _on_cpu(index: faiss.Index) -> faiss.Index:
-    import faiss
-
-    return faiss.index_gpu_to_cpu(index) if hasattr(faiss, "index_gpu_to_cpu") and _is_gpu(index) else index
-
-
-def _is_gpu(index: faiss.Index) -> bool:
-    return not hasattr(index, "reconstruct_n") or "Gpu" in type(index).__name__ or "Shards" in type(index).__name__

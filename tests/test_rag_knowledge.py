@@ -120,7 +120,7 @@ def test_an_unreachable_hub_says_which_model_was_wanted(monkeypatch):
         raise OSError("We couldn't connect to the hub")
 
     monkeypatch.setitem(sys.modules, "langchain_huggingface", SimpleNamespace(HuggingFaceEmbeddings=unreachable))
-    with pytest.raises(UserError, match="nobody/no-such-embedder.*local folder"):
+    with pytest.raises(UserError, match=r"nobody/no-such-embedder.*local folder"):
         load_embedder("nobody/no-such-embedder")
 
 
@@ -235,3 +235,20 @@ def test_the_sample_users_are_read_whole():
     users = read_users(SAMPLES / "memory_bench" / "users.jsonl")
     assert len(users) == 24
     assert sum(bool(q.gold) for user in users for q in user.questions) == 168
+
+
+def test_the_bench_command_compares_and_writes_its_rows(embedder, tmp_path):
+    from typer.testing import CliRunner
+
+    from pipeline.cli_memory import app
+
+    turns = [["user", "강아지 이름은 보리야"], ["assistant", "예쁘네요"]]
+    questions = [{"query": "강아지 이름", "gold": [[0, 0]], "kind": "direct"}]
+    row = {"user": "u", "sessions": [{"date": "2026-01-01", "turns": turns}], "questions": questions}
+    (tmp_path / "users.jsonl").write_text(json.dumps(row), "utf-8")
+    options = ["--embedder", str(embedder.folder), "--out", str(tmp_path / "rows.json")]
+    result = CliRunner().invoke(app, ["memory", str(tmp_path / "users.jsonl"), *options])
+    assert result.exit_code == 0, result.output
+    assert "hybrid" in result.output
+    rows = json.loads((tmp_path / "rows.json").read_text("utf-8"))
+    assert {r["method"] for r in rows} >= {"no memory", "recent window", "BM25", "dense", "hybrid, sum"}

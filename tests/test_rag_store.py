@@ -121,3 +121,28 @@ def test_kind_follows_size():
 def test_unequal_lengths_are_refused(embedding):
     with pytest.raises(ValueError, match="2 texts"):
         FaissStore(embedding).add_texts(["a", "b"], [{}])
+
+
+def test_a_large_store_is_searched_on_the_gpu_and_copied_anew_after_a_change(embedding, monkeypatch):
+    import faiss
+
+    copies = []
+
+    def copy(index):
+        copies.append(index.ntotal)
+        return faiss.clone_index(index)
+
+    monkeypatch.setattr("rag.store.FLAT_UP_TO", 10)
+    monkeypatch.setattr(faiss, "StandardGpuResources", object, raising=False)
+    monkeypatch.setattr(faiss, "get_num_gpus", lambda: 1)
+    monkeypatch.setattr(faiss, "index_cpu_to_all_gpus", copy, raising=False)
+    store = FaissStore(embedding, "flat")
+    store.add_texts([str(i) for i in range(10)])
+    store.similarity_search("3", k=1)
+    assert copies == []
+    store.add_texts(["10", "11"])
+    assert [store.similarity_search(text, k=1)[0].page_content for text in ("3", "11")] == ["3", "11"]
+    assert copies == [12]
+    store.add_texts(["12"])
+    assert store.similarity_search("12", k=1)[0].page_content == "12"
+    assert copies == [12, 13]
