@@ -16,22 +16,32 @@ from typing import IO, Any
 from gonggam.errors import UserError
 
 
+_HINTS = {
+    errno.ENOSPC: "free some space and run the same command again",
+    errno.EDQUOT: "free some space and run the same command again",
+    errno.EACCES: "change its permissions or choose another folder",
+    errno.EPERM: "change its permissions or choose another folder",
+    errno.EROFS: "choose a folder on a disk that can be written",
+    errno.ENOTDIR: "a part of this path is a file; choose another folder",
+    errno.EISDIR: "this is a folder; name a file",
+}
+
+
+def as_user_error(error: OSError, path: str | Path | None = None) -> UserError | None:
+    """The operating system's refusal as an error the user can act on; None if it is of another kind."""
+    hint = _HINTS.get(error.errno or 0)
+    return UserError(os.strerror(error.errno or 0), hint, file=error.filename or path) if hint else None
+
+
 @contextmanager
 def friendly_os_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals about ``path`` into a `UserError`."""
     try:
         yield
     except OSError as error:
-        hints = {
-            errno.ENOSPC: "free some space and run the same command again",
-            errno.EDQUOT: "free some space and run the same command again",
-            errno.EACCES: "change its permissions or choose another folder",
-            errno.EPERM: "change its permissions or choose another folder",
-            errno.EROFS: "choose a folder on a disk that can be written",
-        }
-        if error.errno not in hints:
-            raise
-        raise UserError(os.strerror(error.errno), hints[error.errno], file=error.filename or path) from error
+        if friendly := as_user_error(error, path):
+            raise friendly from error
+        raise
 
 
 @contextmanager

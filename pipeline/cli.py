@@ -11,8 +11,10 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from gonggam.errors import UserError, UserErrors
+from gonggam.files import as_user_error
 from pipeline import cli_chat, cli_data, cli_eval, cli_memory, cli_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -69,19 +71,20 @@ def main(arguments: list[str] | None = None) -> None:
     _quiet()
     try:
         app(args=arguments)
-    except UserErrors as found:
-        for error in found.errors:
-            errors.print(f"[red]error[/] {_escaped(error)}")
-        sys.exit(2)
-    except UserError as error:
-        errors.print(f"[red]error[/] {_escaped(error)}")
-        sys.exit(2)
     except BrokenPipeError:
         sys.exit(0)
-    except Exception:
-        traceback.print_exc()
-        errors.print("this is a fault of gonggam, not yours; please report it with the lines above")
-        sys.exit(1)
+    except KeyboardInterrupt:
+        errors.print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except Exception as error:
+        found = as_user_error(error) if isinstance(error, OSError) else error
+        if not isinstance(found, UserError):
+            traceback.print_exc()
+            errors.print("this is a fault of gonggam, not yours; please report it with the lines above")
+            sys.exit(1)
+        for one in found.errors if isinstance(found, UserErrors) else (found,):
+            errors.print(f"[red]error[/] {escape(str(one))}")
+        sys.exit(2)
 
 
 def _quiet() -> None:
@@ -92,9 +95,3 @@ def _quiet() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _escaped(error: UserError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))

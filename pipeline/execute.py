@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gonggam.errors import UserError
 from gonggam.files import sha256_tree
 from pipeline.crew import Crew
 from pipeline.model import check_base
@@ -45,7 +46,7 @@ def execute(recipe: Recipe, run: Run, command: list[str], *, only: str | None, s
     chosen = [only] if only else recipe.stages
     anew = set(chosen if force else ()) | set(recipe.stages[recipe.stages.index(start) :] if start else ())
     with _main_holds(run, crew):
-        prints = crew.on_main(lambda: _begin(recipe, run, command))
+        prints = crew.on_main(lambda: _begin(recipe, run, command, chosen))
         done = [_stage(recipe, run, crew, name, prints[name], anew=name in anew) for name in chosen]
     return any(done)
 
@@ -61,10 +62,14 @@ def _main_holds(run: Run, crew: Crew) -> Iterator[None]:
             lock.__exit__(None, None, None)
 
 
-def _begin(recipe: Recipe, run: Run, command: list[str]) -> dict[str, str]:
+def _begin(recipe: Recipe, run: Run, command: list[str], chosen: list[str]) -> dict[str, str]:
     """Write the lock file; returns the fingerprint of every stage."""
     if recipe.model.base:
         check_base(recipe.model.base)
+    for name in chosen:
+        for need in STAGES[name].needs:
+            if need in recipe.stages and need not in chosen and run.manifest(need) is None:
+                raise UserError(f"{name} builds on {need}, which is not done yet", "leave --only out to do it first")
     hashes = _source_hashes(recipe)
     recipe.write_lock(run.folder / "recipe.lock.yaml", data_hashes=hashes, command=command)
     prints: dict[str, str] = {}

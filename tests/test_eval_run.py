@@ -308,3 +308,37 @@ def test_importing_the_room_is_light():
     heavy = "{'torch', 'transformers', 'plotly', 'pandas', 'httpx', 'sklearn', 'scipy', 'kiwipiepy', 'sacrebleu'}"
     code = f"import sys, eval, eval.run, eval.http_judge; sys.exit(len({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_small_window_is_shown_the_last_messages_only(tmp_path):
+    prompts = []
+
+    class Reader(Planted):
+        def ask(self, question, seed=0):
+            prompts.append(question.prompt)
+            return super().ask(question, seed)
+
+    long = [{"role": r, "content": f"말 {i}"} for i, r in enumerate(["user", "assistant", "user"])]
+    options = EvalOptions(**{**SMALL, "history_turns": 1})
+    raw = collect([{"id": "1", "messages": long}], {"m": ["q3 네"]}, options, Reader(quality), tmp_path)
+    assert all("말 2" in prompt and "말 0" not in prompt for prompt in prompts)
+    assert raw.items[0]["messages"] == long
+
+
+def test_the_command_line_reports_and_compares(tmp_path):
+    from typer.testing import CliRunner
+
+    from pipeline.cli_eval import app
+
+    for name in ("one", "two"):
+        run(tmp_path / name / "eval", Planted(quality), n=4, pairs=pairs(8))
+    shell = CliRunner()
+    done = shell.invoke(app, ["report", str(tmp_path / "one")])
+    assert done.exit_code == 0, done.output
+    assert "The judge was tested" in done.output
+    targets = ["base", str(tmp_path / "one"), str(tmp_path / "two")]
+    done = shell.invoke(app, ["compare", *targets, "--out", str(tmp_path / "both")])
+    assert done.exit_code == 0, done.output
+    assert "No difference shown between" in done.output
+    assert (tmp_path / "both" / "report.html").exists()
+    assert isinstance(shell.invoke(app, [str(tmp_path / "none")]).exception, UserError)

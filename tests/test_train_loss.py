@@ -9,7 +9,11 @@ from gonggam.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 
-ROWS = [([5, 6, 7, 8, 9, 1], [-100, -100, 7, 8, -100, 1]), ([9, 8, 7, 1], [-100, 8, 7, 1]), ([4, 4, 1], [-100, -100, 1])]
+ROWS = [
+    ([5, 6, 7, 8, 9, 1], [-100, -100, 7, 8, -100, 1]),
+    ([9, 8, 7, 1], [-100, 8, 7, 1]),
+    ([4, 4, 1], [-100, -100, 1]),
+]
 
 
 @pytest.fixture
