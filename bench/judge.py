@@ -26,7 +26,7 @@ TOKENS = [{"token": "4", "logprob": -0.7, "bytes": [52], "top_logprobs": [
 
 def answer(body: dict) -> bytes:
     """A completion: a bare score, or JSON where deepeval's prompt asks for it."""
-    text = '{"score": 4, "reason": "good"}' if "JSON" in body["messages"][-1]["content"] else "4"
+    text = '{"score": 4, "reason": "good"}' if "JSON" in json.dumps(body["messages"]) else "4"
     content = [{**TOKENS[0], "token": c, "top_logprobs": TOKENS[0]["top_logprobs"]} for c in text]
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
     usage = {"prompt_tokens": 300, "completion_tokens": 1, "total_tokens": 301}

@@ -104,21 +104,27 @@ def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
 def _judge(raw: Raw, judge: Judge, store: Store, steps: _Steps) -> None:
     """Let one judge judge the calibration pairs, the replies and, if wanted, the duels."""
     options = raw.options
+    items, pairs, ratings = (_shown(rows, options.history_turns) for rows in (raw.items, raw.pairs, raw.ratings))
     geval = GEval(raw.rubric, judge, store, options.repeats, options.seed, options.concurrency)
-    raw.pair_judgements += _rows(geval.score(pair_answers(raw.pairs), steps.phase()))
-    raw.rating_judgements += _rows(geval.score(rated_answers(raw.ratings), steps.phase()))
-    answers = [Answer(i, t, name) for name, texts in raw.replies.items() for i, t in zip(raw.items, texts, strict=True)]
+    raw.pair_judgements += _rows(geval.score(pair_answers(pairs), steps.phase()))
+    raw.rating_judgements += _rows(geval.score(rated_answers(ratings), steps.phase()))
+    answers = [Answer(i, t, name) for name, texts in raw.replies.items() for i, t in zip(items, texts, strict=True)]
     raw.judgements += _rows(geval.score(answers, steps.phase()))
     if options.pairwise:
-        known = [Duel(pair, BETTER, WORSE, pair[BETTER], pair[WORSE]) for pair in raw.pairs]
+        known = [Duel(pair, BETTER, WORSE, pair[BETTER], pair[WORSE]) for pair in pairs]
         duels = [
             Duel(item, a, b, raw.replies[a][index], raw.replies[b][index])
             for a, b in itertools.combinations(raw.replies, 2)
-            for index, item in enumerate(raw.items)
+            for index, item in enumerate(items)
         ]
         how = (raw.rubric, judge, store, options.seed, options.concurrency)
         raw.pair_duels += fight(known, *how, steps.phase())
         raw.duels += fight(duels, *how, steps.phase())
+
+
+def _shown(rows: Sequence[Item], turns: int | None) -> list[dict[str, Any]]:
+    """The rows with as much of their dialogues as the judge is to see."""
+    return [{**row, "messages": row["messages"][-turns:] if turns else row["messages"]} for row in rows]
 
 
 def _questions(items: int, pairs: int, ratings: int, systems: int, criteria: int, options: EvalOptions) -> int:

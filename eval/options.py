@@ -20,6 +20,9 @@ class EvalOptions(BaseModel):
         "(a jury), `local` (the run's own model, in process), or null for judge-free metrics only.",
     )
     items: int = Field(20, ge=1, description="Held-out conversations whose last reply is evaluated.")
+    history_turns: int | None = Field(
+        None, ge=1, description="Last messages of a dialogue shown to the judge; all if absent. For small windows."
+    )
     samples: int = Field(5, ge=0, description="Conversations shown in the report with all answers side by side.")
     calibration_pairs: int = Field(
         50, ge=0, description="Pairs of a better and a worse answer by which the judge itself is judged; 0 = untested."

@@ -72,13 +72,13 @@ def trust_note(results: Results) -> tuple[str, str] | None:
     if not results["judges"]:
         return None
     if results["judge_trusted"]:
-        best = [f"{c['judge']}: {percent(c['accuracy'])} of pairs right" for c in results["calibration"]]
+        best = [f"{c['judge']} prefers the better answer in {percent(c['accuracy'])}" for c in results["calibration"]]
         best += [f"{a['criterion']}: rank correlation {spread(a['spearman'])}" for a in results["agreement"]]
         return f"The judge was tested and knows good answers from bad ({'; '.join(best)}).", "good"
     if results["judge_trusted"] is None:
         return "The judge was not tested on answers of known quality. Do not rely on its scores.", "error"
     bad = [c for c in results["calibration"] if not c["trusted"]]
-    told = [f"{c['judge']}: {percent(c['accuracy'])} right, p = {c['p_value']:.2f}" for c in bad]
+    told = [f"{c['judge']} prefers the better answer in {percent(c['accuracy'])}, p = {c['p_value']:.2f}" for c in bad]
     told += [
         f"{a['judge']}: {a['criterion']} rank correlation with people {spread(a['spearman'])}"
         for a in results["agreement"]

@@ -21,7 +21,7 @@ def percent(interval: Mapping[str, Any]) -> str:
     if interval["value"] is None:
         return "–"
     bounds = "" if interval["low"] is None else f" [{interval['low']:.0%}, {interval['high']:.0%}]"
-    return f"{interval['value']:.0%}{bounds}, n = {interval['n']}"
+    return f"{interval['value']:.0%}{bounds}, n\u00a0=\u00a0{interval['n']}"
 
 
 def spread(interval: Mapping[str, Any]) -> str:
@@ -73,7 +73,7 @@ def _by(rows: Sequence[Mapping[str, Any]], systems: Sequence[str], group: Any) -
         {
             "group": name.strip(),
             "conversations": max(map(len, scores.values())),
-            **{s: fmean(scores[s]) if s in scores else None for s in systems},
+            **{s: f"{fmean(scores[s]):.1f}" if s in scores else None for s in systems},
         }
         for name, scores in sorted(found.items())
     ]
