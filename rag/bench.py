@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,9 @@ class BenchUser:
     name: str
     exchanges: tuple[Exchange, ...]
     questions: tuple[Question, ...]
+
+
+Way = Callable[[BenchUser], Callable[[str], Ranked]]  # a user's history -> a query -> what is recalled
 
 
 def read_users(path: str | Path) -> list[BenchUser]:
@@ -86,35 +90,41 @@ def memory_bench(
         by_kind``.
     """
     settings = settings or MemoryOptions()
-    by_sum = settings.model_copy(update={"fusion": "sum"})
-    by_rank = settings.model_copy(update={"fusion": "rrf"})
-    dense = settings.model_copy(update={"lexical": 0.0})
-    ways: list[tuple[str, str, Callable[[BenchUser], Callable[[str], Ranked]]]] = [
-        ("no memory", "", lambda user: lambda query: []),
-        ("recent window", "", lambda user: lambda query: _newest(user)),
-        ("BM25", "", lambda user: _bm25(user, settings.reply_context)),
-    ]
-    for name, embedder in embedders.items():
-        ways += [
-            ("seed: global L2, k=2, window 1", name, _seed(users, embedder)),
-            ("dense", name, lambda user, e=embedder: _ours(user, e, dense)),
-            ("hybrid, reciprocal rank", name, lambda user, e=embedder: _ours(user, e, by_rank)),
-            ("hybrid, sum", name, lambda user, e=embedder: _ours(user, e, by_sum)),
-        ]
-        if reranker:
-            ways.append(("hybrid + reranker", name, lambda user, e=embedder: _ours(user, e, by_sum, reranker)))
-    levels = {}
-    for name, embedder in embedders.items():
-        for method, own in (("dense", dense), ("hybrid, reciprocal rank", by_rank), ("hybrid, sum", by_sum)):
-            level = own.threshold if own.threshold is not None else unrelated_level(calibration, embedder, own)
-            levels[name, method] = level
+    ways = list(_ways(users, embedders, settings, reranker, calibration))
     rows = []
-    for done, (method, name, way) in enumerate(ways, 1):
+    for done, (method, name, way, threshold) in enumerate(ways, 1):
         answers = [(q, found(q.query)) for user in users for found in [way(user)] for q in user.questions]
-        rows.append({"method": method, "embedder": name, **_score(answers, levels.get((name, method), float("-inf")))})
+        rows.append({"method": method, "embedder": name, **_score(answers, threshold)})
         if progress:
             progress(done, len(ways))
     return rows
+
+
+def _ways(
+    users: Sequence[BenchUser],
+    embedders: Mapping[str, Embeddings],
+    settings: MemoryOptions,
+    reranker: Reranker | None,
+    calibration: Sequence[Sequence[tuple[str, str]]],
+) -> Iterator[tuple[str, str, Way, float]]:
+    """Method, embedder, how it remembers, and the score below which it recalls nothing."""
+    never = float("-inf")
+    yield "no memory", "", lambda user: lambda query: [], never
+    yield "recent window", "", lambda user: lambda query: _newest(user), never
+    yield "BM25", "", lambda user: _bm25(user, settings.reply_context), never
+    variants = {
+        "dense": settings.model_copy(update={"lexical": 0.0}),
+        "hybrid, reciprocal rank": settings.model_copy(update={"fusion": "rrf"}),
+        "hybrid, sum": settings.model_copy(update={"fusion": "sum"}),
+    }
+    for name, embedder in embedders.items():
+        yield "seed: global L2, k=2, window 1", name, _seed(users, embedder), never
+        for method, own in variants.items():
+            level = own.threshold if own.threshold is not None else unrelated_level(calibration, embedder, own)
+            yield method, name, partial(_ours, embedder=embedder, settings=own), level
+        if reranker:
+            way = partial(_ours, embedder=embedder, settings=variants["hybrid, sum"], reranker=reranker)
+            yield "hybrid, sum + reranker", name, way, level
 
 
 def _user(row: dict[str, Any]) -> BenchUser:
