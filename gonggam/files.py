@@ -15,7 +15,6 @@ from typing import IO, Any
 
 from gonggam.errors import UserError
 
-
 _HINTS = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
@@ -84,8 +83,11 @@ def publishing(folder: str | Path) -> Iterator[Path]:
             yield aside
             os.chmod(aside, 0o777 & ~_umask())
             if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(aside, folder)
+                with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.old.") as old:
+                    os.replace(folder, Path(old) / folder.name)
+                    os.replace(aside, folder)
+            else:
+                os.replace(aside, folder)
         except BaseException:
             shutil.rmtree(aside, ignore_errors=True)
             raise
@@ -121,8 +123,9 @@ def write_jsonl(path: str | Path, rows: Iterable[Any]) -> int:
     """Write one JSON object a line; returns the number of rows."""
     count = 0
     with writing(path) as file:
-        for count, row in enumerate(rows, 1):
+        for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
     return count
 
 

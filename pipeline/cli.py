@@ -39,7 +39,7 @@ def run(
     force: Annotated[bool, typer.Option(help="do the stages even if they are up to date")] = False,
     runs: Annotated[Path, typer.Option(help="where run folders lie")] = Path("runs"),
 ) -> None:
-    """Bring a run up to date with its recipe: do what is missing, skip what is done, go on with what was interrupted."""
+    """Bring a run up to date with its recipe: do what is missing, go on with what was interrupted, skip the rest."""
     from pipeline.card import show_card
     from pipeline.crew import Crew
     from pipeline.execute import execute

@@ -9,6 +9,13 @@ from conftest import MINI, ROOT, environment
 
 from pipeline.cli import main
 
+PRETRAINED = """\
+name: x
+model: {{base: {}}}
+prepare: {{sources: [{{reader: counsel_ko, rows: 40}}]}}
+sft: {{max_steps: 1}}
+"""
+
 
 @pytest.fixture
 def fails(capsys, tmp_path, monkeypatch):
@@ -73,8 +80,7 @@ def test_a_folder_that_holds_no_model(fails, recipe, tmp_path):
 
 
 def test_a_hub_that_cannot_be_reached(fails, recipe):
-    text = "name: x\nmodel: {base: some/model}\nprepare: {sources: [{reader: counsel_ko, rows: 40}]}\nsft: {max_steps: 1}\n"
-    (line,) = fails("run", recipe(text))
+    (line,) = fails("run", recipe(PRETRAINED.format("some/model")))
     assert "some/model" in line
     assert "config.json" in line
     assert "set model.base to its folder" in line
