@@ -73,7 +73,7 @@ def _settings(sources: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) 
     from pydantic import ValidationError
 
     try:
-        return PrepareOptions(sources=list(sources), **options)
+        return PrepareOptions.model_validate({"sources": [dict(source) for source in sources], **options})
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "see docs/data.md") from error

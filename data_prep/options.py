@@ -14,16 +14,20 @@ class _Options(BaseModel):
 class SourceOptions(_Options):
     """One data source."""
 
-    reader: str | None = Field(None, description="Reader by name; left out, it is recognised from the columns.")
+    reader: str | None = Field(default=None, description="Reader by name; left out, it is recognised from the columns.")
     path: str | list[str] | None = Field(
-        None,
+        default=None,
         description="File, folder, glob, a list of these, or the id of a data set on the Hugging Face hub. "
         "counsel_ko may leave it out: the packaged sample is read.",
     )
-    name: str | None = Field(None, description="What the source is called in rows and reports; by default the reader.")
-    rows: int | None = Field(None, ge=1, description="Keep at most this many conversations of it.")
+    name: str | None = Field(
+        default=None, description="What the source is called in rows and reports; by default the reader."
+    )
+    rows: int | None = Field(default=None, ge=1, description="Keep at most this many conversations of it.")
     weight: float | None = Field(
-        None, gt=0, description="Its share relative to the weights of the other sources; the scarcest is kept whole."
+        default=None,
+        gt=0,
+        description="Its share relative to the weights of the other sources; the scarcest is kept whole.",
     )
 
     @model_validator(mode="after")
@@ -36,8 +40,8 @@ class SourceOptions(_Options):
 class SplitOptions(_Options):
     """Shares of the held-out splits; the rest is train."""
 
-    validation: float = Field(0.05, ge=0, lt=1, description="Share of conversations for validation.")
-    test: float = Field(0.05, ge=0, lt=1, description="Share of conversations for test.")
+    validation: float = Field(default=0.05, ge=0, lt=1, description="Share of conversations for validation.")
+    test: float = Field(default=0.05, ge=0, lt=1, description="Share of conversations for test.")
 
     @model_validator(mode="after")
     def _leaves_train(self) -> SplitOptions:
@@ -49,27 +53,30 @@ class SplitOptions(_Options):
 class CleanOptions(_Options):
     """Cleaning rules, each on or off."""
 
-    unicode: bool = Field(True, description="Compose Hangul (NFC) and replace unusual spaces by plain ones.")
-    control: bool = Field(True, description="Remove control, zero-width and replacement characters.")
-    markup: bool = Field(True, description="Remove HTML tags and entities, and literal backslash-n.")
-    repeats: bool = Field(True, description="Shorten runs such as ㅋㅋㅋㅋㅋ and !!!!! to three.")
-    helplines: bool = Field(True, description="Replace retired help lines by the present one (1393 by 109).")
-    empty_turns: bool = Field(True, description="Remove turns without text.")
+    unicode: bool = Field(default=True, description="Compose Hangul (NFC) and replace unusual spaces by plain ones.")
+    control: bool = Field(default=True, description="Remove control, zero-width and replacement characters.")
+    markup: bool = Field(default=True, description="Remove HTML tags and entities, and literal backslash-n.")
+    repeats: bool = Field(default=True, description="Shorten runs such as ㅋㅋㅋㅋㅋ and !!!!! to three.")
+    helplines: bool = Field(default=True, description="Replace retired help lines by the present one (1393 by 109).")
+    empty_turns: bool = Field(default=True, description="Remove turns without text.")
     role_order: bool = Field(
-        True,
+        default=True,
         description="Join turns of the same speaker; drop replies before the first user turn, and unanswered ends.",
     )
     hangul: Literal["report", "drop", "off"] = Field(
-        "report", description="What to do with a conversation in which a reply holds no Hangul."
+        default="report", description="What to do with a conversation in which a reply holds no Hangul."
     )
 
 
 class DeduplicateOptions(_Options):
     """Removal of conversations that are stored twice."""
 
-    exact: bool = Field(True, description="Remove conversations with identical turns.")
+    exact: bool = Field(default=True, description="Remove conversations with identical turns.")
     near: float | None = Field(
-        0.85, gt=0, le=1, description="Jaccard similarity of 5-character shingles above which the shorter one goes."
+        default=0.85,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of 5-character shingles above which the shorter one goes.",
     )
 
 
@@ -77,14 +84,16 @@ class PrepareOptions(_Options):
     """Everything preparation can be told."""
 
     sources: list[SourceOptions] = Field(min_length=1, description="Data sources, mixed in this order.")
-    split: SplitOptions = Field(default_factory=SplitOptions, description="Shares of the held-out splits.")
-    clean: CleanOptions = Field(default_factory=CleanOptions, description="Cleaning rules.")
+    split: SplitOptions = Field(default_factory=lambda: SplitOptions(), description="Shares of the held-out splits.")
+    clean: CleanOptions = Field(default_factory=lambda: CleanOptions(), description="Cleaning rules.")
     privacy: Literal["mask", "drop", "report", "off"] = Field(
-        "mask", description="What to do with personal data: placeholders, drop the conversation, count only, nothing."
+        default="mask",
+        description="What to do with personal data: placeholders, drop the conversation, count only, nothing.",
     )
-    reassemble: bool = Field(True, description="Join rows that hold prefixes of one conversation.")
-    deduplicate: DeduplicateOptions = Field(default_factory=DeduplicateOptions, description="Duplicates.")
-    turns: Literal["all", "single"] = Field("all", description="single: only rows of one exchange.")
+    reassemble: bool = Field(default=True, description="Join rows that hold prefixes of one conversation.")
+    deduplicate: DeduplicateOptions = Field(default_factory=lambda: DeduplicateOptions(), description="Duplicates.")
+    turns: Literal["all", "single"] = Field(default="all", description="single: only rows of one exchange.")
     formats: list[Literal["messages", "alpaca", "sharegpt", "parquet"]] = Field(
-        ["messages", "alpaca", "sharegpt"], description="Forms to write; preference pairs are written if there are any."
+        default=["messages", "alpaca", "sharegpt"],
+        description="Forms to write; preference pairs are written if there are any.",
     )

@@ -63,7 +63,7 @@ def by_split(data: str, rows: int | None = None) -> dict[str, list[Conversation]
         UserError: nothing is there, or no conversation in it.
     """
     folder = Path(data) / "messages"
-    files = {path.stem: path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size} or {"pairs": data}
+    files = {path.stem: path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size} or {"pairs": Path(data)}
     splits = {
         split: list(islice((c for *_, c in read(None, str(path)) if isinstance(c, Conversation)), rows))
         for split, path in files.items()

@@ -34,15 +34,19 @@ class TeacherOptions(BaseModel):
 
     base_url: str = Field(description="Root of the endpoint, such as https://api.openai.com/v1 or a local vLLM.")
     model: str = Field(description="Model name as the endpoint knows it.")
-    api_key_env: str = Field("OPENAI_API_KEY", description="Environment variable that holds the key, if one is needed.")
-    temperature: float = Field(0.7, ge=0, description="Sampling temperature.")
-    max_tokens: int = Field(300, ge=1, description="Longest answer in tokens.")
-    concurrency: int = Field(8, ge=1, description="Requests under way at once.")
-    requests_per_minute: float = Field(60, gt=0, description="Requests started per minute at most.")
-    retries: int = Field(5, ge=0, description="Further tries after a failure that may pass (429, 5xx, network).")
-    timeout: float = Field(60, gt=0, description="Seconds to wait for an answer.")
-    price_in: float = Field(0, ge=0, description="Price of a million prompt tokens.")
-    price_out: float = Field(0, ge=0, description="Price of a million answer tokens.")
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", description="Environment variable that holds the key, if one is needed."
+    )
+    temperature: float = Field(default=0.7, ge=0, description="Sampling temperature.")
+    max_tokens: int = Field(default=300, ge=1, description="Longest answer in tokens.")
+    concurrency: int = Field(default=8, ge=1, description="Requests under way at once.")
+    requests_per_minute: float = Field(default=60, gt=0, description="Requests started per minute at most.")
+    retries: int = Field(
+        default=5, ge=0, description="Further tries after a failure that may pass (429, 5xx, network)."
+    )
+    timeout: float = Field(default=60, gt=0, description="Seconds to wait for an answer.")
+    price_in: float = Field(default=0, ge=0, description="Price of a million prompt tokens.")
+    price_out: float = Field(default=0, ge=0, description="Price of a million answer tokens.")
 
 
 class Teacher:

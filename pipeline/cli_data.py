@@ -6,11 +6,16 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from data_prep import Conversation
+    from data_prep.preferences import Prompts
+    from data_prep.teacher import Teacher
 
 app = typer.Typer(help="Prepare, check and look at data.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False)
@@ -117,15 +122,7 @@ def prefer(
 
     Answers are cached in OUT: after an interruption the same command goes on without asking (or paying) twice.
     """
-    from data_prep.preferences import (
-        by_split,
-        from_pairs,
-        from_samples,
-        from_teacher,
-        load_prompts,
-        teacher_judge,
-        teacher_requests,
-    )
+    from data_prep.preferences import by_split, from_pairs, load_prompts, teacher_requests
     from gonggam.files import write_jsonl
 
     splits = by_split(data, rows)
@@ -144,25 +141,35 @@ def prefer(
             price_out=price_out,
         )
         asked, prompts = Teacher(options, out / "cache.jsonl"), load_prompts(chosen_prompt, rejected_prompt)
-        every = [conversation for conversations in splits.values() for conversation in conversations]
         if dry_run:
+            every = [conversation for conversations in splits.values() for conversation in conversations]
             plan = asked.plan(teacher_requests(every, prompts, rejected=policy is None))
             _table("Dry run", [{"what": what, "value": value} for what, value in plan.items()])
             return
-        say, sample = _policy(policy) if policy else (None, None)
-        made = {}
-        for split, conversations in splits.items():
-            with _bar(split) as progress:
-                if sample and samples:
-                    judge = teacher_judge(asked)
-                    made[split] = from_samples(conversations, sample, judge, n=samples, progress=progress)
-                else:
-                    made[split] = from_teacher(conversations, asked, prompts, policy=say, progress=progress)
-        usage = {**asked.usage, "cost": round(asked.cost(), 4)}
-        _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
+        made = _ask(splits, asked, prompts, policy, samples)
     for split, pairs in made.items():
         write_jsonl(out / f"{split}.jsonl", pairs)
     _show_pair_audit(out, made, max_length, tokenizer, evaluation or [])
+
+
+def _ask(
+    splits: Mapping[str, list[Conversation]], teacher: Teacher, prompts: Prompts, policy: str | None, samples: int
+) -> dict[str, list[dict[str, Any]]]:
+    """Pairs of every split, with the teacher's help."""
+    from data_prep.preferences import from_samples, from_teacher, teacher_judge
+
+    say, sample = _policy(policy) if policy else (None, None)
+    made = {}
+    for split, conversations in splits.items():
+        with _bar(split) as progress:
+            if sample and samples:
+                judge = teacher_judge(teacher)
+                made[split] = from_samples(conversations, sample, judge, n=samples, progress=progress)
+            else:
+                made[split] = from_teacher(conversations, teacher, prompts, policy=say, progress=progress)
+    usage = {**teacher.usage, "cost": round(teacher.cost(), 4)}
+    _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
+    return made
 
 
 def _show_pair_audit(
@@ -177,13 +184,14 @@ def _show_pair_audit(
 
     counter = _token_counter(tokenizer) if tokenizer else None
     count = (lambda text: counter([{"role": "user", "content": text}])) if counter else None
-    options = {"max_length": max_length, "count_tokens": count, "evaluation": evaluation}
     failed = False
     for split, pairs in made.items():
         if not pairs:
             console.print(f"{split}: no pairs")
             continue
-        figures, findings = audit_pairs(out / f"{split}.jsonl", **options)
+        figures, findings = audit_pairs(
+            out / f"{split}.jsonl", max_length=max_length, count_tokens=count, evaluation=evaluation
+        )
         _table(split, [{"figure": name, "value": value} for name, value in figures.items()])
         colours = {"error": "red", "warning": "yellow", "note": "dim"}
         for finding in findings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from data_prep.conversation import Conversation, Turn
+from data_prep.conversation import Conversation, Role, Turn
 from data_prep.sources.fields import BadRow, checked, optional, text_of, turns_from
 
 COLUMNS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"chosen", "rejected"}))
@@ -27,5 +27,5 @@ def parse(values: dict[str, Any]) -> Conversation:
     return Conversation(text_of(values.get("id")), turns, "", meta, (rejected[-1].content,))
 
 
-def _turns(value: Any, role: str) -> tuple[Turn, ...]:
+def _turns(value: Any, role: Role) -> tuple[Turn, ...]:
     return turns_from(value, "role", "content") if isinstance(value, (list, tuple)) else (Turn(role, text_of(value)),)
