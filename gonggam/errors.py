@@ -16,9 +16,7 @@ class UserError(Exception):
         line: 1-based line in ``file``.
     """
 
-    def __init__(
-        self, what: str, hint: str = "", *, file: str | Path | None = None, line: int | None = None
-    ) -> None:
+    def __init__(self, what: str, hint: str = "", *, file: str | Path | None = None, line: int | None = None) -> None:
         super().__init__(what)
         self.what, self.hint, self.file, self.line = what, hint, file, line
 

@@ -36,7 +36,9 @@ def _stages(run: Run, recipe: Recipe) -> Table:
         if not table.columns:
             for name in row:
                 table.add_column(name, justify="left" if name == "stage" else "right")
-        table.add_row(*("–" if value is None else f"{value:,}" if name != "stage" else value for name, value in row.items()))
+        table.add_row(
+            *("–" if value is None else f"{value:,}" if name != "stage" else value for name, value in row.items())
+        )
     return table
 
 

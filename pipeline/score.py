@@ -65,9 +65,7 @@ def _logprobs(
     context: Context, backend: TransformersBackend, adapter: str, progress: Progress | None
 ) -> list[tuple[float, int]]:
     """Log-probabilities of the human replies of the test split under one policy."""
-    rows = sft_rows(
-        backend.tokenizer, context.prepared, "test", system=context.system, max_length=backend.context
-    )
+    rows = sft_rows(backend.tokenizer, context.prepared, "test", system=context.system, max_length=backend.context)
     with using(backend.model, adapter):
         return reply_logprobs(backend.model, rows, batch_size=_BATCH, progress=progress)
 
