@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from eval_standin import kiwi
 
 from eval.__main__ import main
 from eval.compare import gather
@@ -142,7 +143,7 @@ def rated(n=30, noise=0.0, seed=0):
 
 
 def test_meta_evaluation_as_the_paper_computes_it():
-    found = {(r["criterion"], r["predictor"], r["level"]): r for r in meta_evaluate(rated(), reps=50)}
+    found = {(r["criterion"], r["predictor"], r["level"]): r for r in meta_evaluate(rated(), reps=10)}
     for level in ("summary", "turn"):
         assert found["coherence", "judge", level]["spearman"] == pytest.approx(1)
         assert found["coherence", "length in words", level]["kendall"] == pytest.approx(1)
@@ -185,7 +186,9 @@ def test_runs_are_compared_on_what_they_share(tmp_path):
         gather([str(tmp_path / "nothing")])
 
 
-def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys):
+def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("eval.collect.load_kiwi", kiwi)
+    monkeypatch.setattr("gonggam.fonts.font_face_css", lambda text: "")
     items = tmp_path / "items.jsonl"
     items.write_text(json.dumps({"instruction": "힘들어", "output": "그랬군요"}) + "\n", "utf-8")
     replies = tmp_path / "mine.jsonl"
@@ -202,7 +205,8 @@ def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys):
 
 
 def test_polite_and_plain_endings():
-    levels = [part.levels for part in analyse(["힘드셨겠어요. 어떠세요?", "힘들겠다. 그렇죠.", "안녕하십니까.", "네"])]
+    texts = ["힘드셨겠어요. 어떠세요?", "힘들겠다. 그렇죠.", "안녕하십니까.", "네"]
+    levels = [part.levels for part in analyse(texts, kiwi())]
     assert levels == [("polite", "polite"), ("plain", "polite"), ("polite",), ()]
 
 

@@ -1,6 +1,5 @@
 """Whole evaluations with synthetic judges whose bias is known: the report must find it."""
 
-import functools
 import json
 import math
 import random
@@ -8,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from eval_standin import kiwi
 
 from eval import EvalOptions, evaluate, rebuild
 from eval.collect import collect
@@ -16,7 +16,6 @@ from eval.raw import Raw
 from eval.report import report_page, trust_note, verdicts
 from eval.run import report_from
 from eval.sheets import write_sheets
-from eval.speech import load_kiwi
 from eval.summary import summarise
 from gonggam.errors import UserError
 from gonggam.page import Section
@@ -85,14 +84,10 @@ def run(tmp_path, judge, n=20, **options):
 
 
 @pytest.fixture(autouse=True)
-def one_kiwi(monkeypatch):
-    """Loading Kiwi takes a second; one serves all tests."""
+def quick(monkeypatch):
+    """One Kiwi for all tests, and no fonts cut: both are tested elsewhere and take longer than all the rest."""
     monkeypatch.setattr("eval.collect.load_kiwi", kiwi)
-
-
-@functools.cache
-def kiwi():
-    return load_kiwi()
+    monkeypatch.setattr("gonggam.fonts.font_face_css", lambda text: "")
 
 
 def test_a_good_judge_is_trusted_and_the_better_system_found(tmp_path):
