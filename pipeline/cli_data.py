@@ -205,12 +205,15 @@ def _policy(where: str) -> tuple[Callable[..., str], Callable[..., list[str]]]:
     """One reply, and n samples, of the model in a run folder (after SFT, if it has that) or elsewhere."""
     from pipeline import Counselor
     from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.prompt import with_system
 
-    backend = Counselor.load(where).backend
+    counselor = Counselor.load(where)
+    backend = counselor.backend
     adapter = "sft" if "sft" in backend.adapters else None
 
     def sample(prompt: list[dict[str, str]], n: int) -> list[str]:
-        asks = [Request(prompt, Settings(adapter=adapter, seed=seed)) for seed in range(n)]
+        messages = with_system(prompt, counselor.system)
+        asks = [Request(messages, Settings(adapter=adapter, seed=seed)) for seed in range(n)]
         return [collect(stream).text for stream in backend.stream(asks)]
 
     return (lambda prompt: sample(prompt, 1)[0]), sample
