@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ class LocalJudge:
     Args:
         model: a causal language model (``forward(input_ids, past_key_values=..., use_cache=True)``).
         tokenizer: its tokenizer; a chat template is used if it has one.
-        name: what the judge is called in reports; also its identity in stored judgements, so give each model its own.
+        name: what the judge is called in reports. Stored judgements know it by name and a sample of its weights, so
+            that those of a model since retrained are not taken for its own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, name: str = "local") -> None:
-        self.spec = JudgeSpec(name=name, kind="local", model=name, method="exact", concurrency=1)
+        model_id = f"{name}@{_fingerprint(model)}"
+        self.spec = JudgeSpec(name=name, kind="local", model=model_id, method="exact", concurrency=1)
         self.model, self.tokenizer = model, tokenizer
         self.window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
         self.texts = _token_texts(tokenizer, model.config.vocab_size)
@@ -96,6 +99,15 @@ class _NextToken:
                 out = self.model(input_ids=steps, past_key_values=cache, use_cache=True, logits_to_keep=1)
             rows.update(zip(same, _softmax(out.logits), strict=True))
         return np.stack([rows[path] for path in paths])
+
+
+def _fingerprint(model: Any) -> str:
+    """Hash of the first values of every weight: cheap for any size, and different after any training."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        values = [] if weight.is_meta else weight.detach().flatten()[:64].float().tolist()
+        digest.update(repr((name, tuple(weight.shape), values)).encode())
+    return digest.hexdigest()[:12]
 
 
 def _shared(a: Sequence[int], b: Sequence[int]) -> int:

@@ -105,6 +105,19 @@ def test_the_local_judge_computes_what_brute_force_computes(tiny, monkeypatch):
     assert verdict.method == "exact"
 
 
+def test_a_retrained_model_is_another_judge(tiny):
+    import torch
+
+    from eval.local_judge import LocalJudge
+
+    model, tokenizer = tiny
+    before = LocalJudge(model, tokenizer, "m").spec.identity
+    assert LocalJudge(model, tokenizer, "m").spec.identity == before
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight.mul_(1.01)
+    assert LocalJudge(model, tokenizer, "m").spec.identity != before
+
+
 def test_a_prompt_beyond_the_window_is_missing_not_cut(tiny):
     from eval.local_judge import LocalJudge
 
