@@ -187,6 +187,14 @@ def test_retries_are_patient_and_end_in_a_score():
     assert 3 <= judge.slept[2] <= 5
 
 
+def test_requests_are_spaced_as_the_server_wants():
+    with StandIn(lambda body, _: FOUR) as server:
+        judge = http_judge(server.url, requests_per_minute=1)
+        for _ in range(3):
+            judge.ask(QUESTION)
+    assert judge.slept == pytest.approx([60, 120], abs=5)  # nobody really slept, so the third waits twice as long
+
+
 def test_what_would_fail_every_time_stops_at_once():
     with StandIn(lambda body, _: 401) as server, pytest.raises(UserError, match="check url, model and key"):
         http_judge(server.url).ask(QUESTION)

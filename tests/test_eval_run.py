@@ -337,3 +337,13 @@ def test_the_command_line_reports_and_compares(tmp_path):
     assert "No difference shown between" in done.output
     assert (tmp_path / "both" / "report.html").exists()
     assert isinstance(shell.invoke(app, [str(tmp_path / "none")]).exception, UserError)
+
+
+def test_a_jury_is_the_mean_of_its_members_and_each_is_judged(tmp_path):
+    strict, mild = Planted(lambda r: 2.0, name="strict"), Planted(quality, name="mild")
+    results = run(tmp_path, [strict, mild], n=4, pairs=pairs(10))
+    for row in results["rows"]:
+        assert row["scores"]["empathy"] == pytest.approx((2 + quality(row["reply"])) / 2)
+    assert [c["trusted"] for c in results["calibration"]] == [False, True]
+    assert results["judge_trusted"] is False
+    assert "strict prefers the better answer in 50%" in trust_note(results)[0]
