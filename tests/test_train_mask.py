@@ -88,14 +88,14 @@ def test_serving_builds_the_ids_that_training_built(templated):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6), st.integers(120, 400))
-def test_windows_supervise_every_reply_once_and_never_cut_one(tokenizer, exchanges, length):
+@given(st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=6), st.integers(120, 400), st.integers(0, 2))
+def test_windows_supervise_every_reply_once_and_never_cut_one(tokenizer, exchanges, length, first):
     messages = talk(*(turn for exchange in exchanges for turn in exchange))
-    whole = spoken(tokenizer, supervise(tokenizer, messages))
+    whole = spoken(tokenizer, supervise(tokenizer, messages, first=first))
     try:
-        rows = windows(tokenizer, messages, length)
+        rows = windows(tokenizer, messages, length, first=first)
     except UserError as error:
-        assert "alone is longer" in str(error)
+        assert "alone has more" in str(error)
         assert any(len(supervise(tokenizer, talk(*exchange)).input_ids) > length for exchange in exchanges)
         return
     assert all(len(row.input_ids) <= length for row in rows)

@@ -46,11 +46,21 @@ def sft_rows(
         raise UserError(f"no conversations in the {split} split", "prepare more data", file=prepared)
     rows: list[Row] = []
     for number, conversation in enumerate(found, 1):
+        # Replies that another row teaches are context here, so that no reply is taught twice.
+        first = _replies(conversation["messages"][: conversation.get("given", 0)])
         messages = with_system(conversation["messages"], system)
-        rows += windows(tokenizer, messages, max_length, name=conversation["id"])
+        rows += windows(tokenizer, messages, max_length, first=first, name=conversation["id"])
         if progress and (number % 64 == 0 or number == len(found)):
             progress(number, len(found))
     return rows
+
+
+def first_prompt(prepared: Path, row: Row, system: str | None) -> tuple[list[dict[str, str]], list[int]]:
+    """The turns before the first reply of the training split, and the ids that its training ``row`` holds before it."""
+    messages = with_system(next(read_jsonl(prepared / "messages" / "train.jsonl"))["messages"], system)
+    turns = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    ids = next(i for i, label in enumerate(row.labels) if label != IGNORE)
+    return messages[:turns], row.input_ids[:ids]
 
 
 def dpo_rows(

@@ -73,9 +73,14 @@ def supervise(
 
 
 def windows(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], max_length: int | None, *, name: str = "row"
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    max_length: int | None,
+    *,
+    first: int = 0,
+    name: str = "row",
 ) -> list[Row]:
-    """Rows of at most ``max_length`` tokens that together supervise every reply exactly once.
+    """Rows of at most ``max_length`` tokens that together supervise every reply from the ``first`` on exactly once.
 
     A conversation that fits is one row. A longer one is cut between exchanges: later rows drop whole old exchanges
     (never the system turn) and supervise only the replies that no earlier row did.
@@ -83,7 +88,7 @@ def windows(
     Raises:
         UserError: as `supervise`; or one exchange alone is longer than ``max_length``.
     """
-    whole = supervise(tokenizer, messages, name=name)
+    whole = supervise(tokenizer, messages, first=first, name=name)
     if max_length is None or len(whole.input_ids) <= max_length:
         return [whole]
     system = [m for m in messages[:1] if m["role"] == "system"]
@@ -91,7 +96,7 @@ def windows(
     ends = [i + 1 for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     starts = [0, *ends[:-1]]
     rows: list[Row] = []
-    done = begin = 0
+    done, begin = first, 0
     while done < len(ends):
         row = None
         for last in range(len(ends), done, -1):
@@ -105,7 +110,7 @@ def windows(
             rows.append(row)
         elif begin == done:
             raise UserError(
-                f"{name}: its exchange {done + 1} alone is longer than max_length={max_length} tokens, its reply would be cut",
+                f"{name}: exchange {done + 1} alone has more than max_length={max_length} tokens, its reply would be cut",
                 "raise max_length, or drop such rows in prepare",
             )
         else:

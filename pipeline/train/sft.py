@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import SFTConfig, SFTTrainer
 
 from gonggam.files import publishing
-from pipeline.train.data import sft_rows
+from pipeline.chat.parity import write_parity
+from pipeline.train.data import first_prompt, sft_rows
 from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.mask import IGNORE, Row
 from pipeline.train.measure import percentile_per_token, perplexity, reply_logprobs
@@ -61,7 +62,7 @@ def run_sft(
     seed: int,
     progress: Progress | None = None,
 ) -> dict:
-    """Train a LoRA adapter on the training split; leaves ``folder/adapter``.
+    """Train a LoRA adapter on the training split; leaves ``folder/adapter``, and a prompt for the parity check.
 
     Returns:
         metrics: rows, tokens and supervised tokens read (all epochs), steps, loss history, validation perplexity
@@ -86,6 +87,8 @@ def run_sft(
     before = perplexity(reply_logprobs(trainer.model, held_out))
     result = train(trainer, progress)
     after = reply_logprobs(trainer.model, held_out)
+    if trainer.accelerator.is_main_process:
+        write_parity(folder, *first_prompt(prepared, rows[0], system))
     save_adapter(trainer, tokenizer, folder)
     forget_checkpoints(trainer, given)
     epochs = result["epochs"]
