@@ -82,7 +82,10 @@ class Talk:
     def run(self) -> None:
         """Read lines until /quit, a goodbye or the end of input."""
         typed = sys.stdin.isatty()
-        self._note(self.words["hint"]) if typed else None
+        if self.bot.greeting:
+            self.console.print(f"[bold magenta]{self.words['voice']}[/]  {escape(self.bot.greeting)}")
+        if typed:
+            self._note(self.words["hint"])
         while True:
             try:
                 line = self.console.input(f"\n[bold cyan]{self.words['prompt']}[/]") if typed else next(sys.stdin)

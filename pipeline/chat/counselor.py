@@ -12,8 +12,6 @@ cancelled or fails leaves no trace.
 
 from __future__ import annotations
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,13 +21,14 @@ from typing import TYPE_CHECKING, Any
 
 from gonggam.errors import UserError
 from pipeline.chat import safety
-from pipeline.chat.backends import Backend, PieceStream, Request, Settings, Usage
-from pipeline.chat.context import build
+from pipeline.chat.answers import HumanAnswers
+from pipeline.chat.backends import Backend, PieceStream, Usage
+from pipeline.chat.compose import Composer, session_key
 from pipeline.chat.emotion import Feel, feel
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.personas import Persona, personas
 from pipeline.chat.personas import persona as find_persona
-from pipeline.chat.reply import Note, Reply, Source, TokenUsage
+from pipeline.chat.reply import Reply, TokenUsage
 from pipeline.chat.resources import data
 from pipeline.chat.session import Session, Sessions, Turned
 from pipeline.chat.speak import Speaker, Spoken
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
     from rag.knowledge import KnowledgeBase
     from rag.memory import MemoryStore
-
-_KNOWLEDGE_TRIES = 20
 
 
 class Counselor:
@@ -74,7 +71,8 @@ class Counselor:
         self.backend, self.options, self.system = backend, options or ChatOptions(), system
         self.memory, self.knowledge, self.convert = memory, knowledge, convert
         self._feel, self._sessions = emotion, Sessions()
-        self._speaker = Speaker(backend, self.options.gate, floor, self._human_answer)
+        self._composer = Composer(backend, self.options, system, memory, converts=convert is not None)
+        self._speaker = Speaker(backend, self.options.gate, floor, HumanAnswers(knowledge, self.options.gate, emotion))
 
     @classmethod
     def load(cls, where: str | Path, **changes: Any) -> Counselor:
@@ -91,6 +89,11 @@ class Counselor:
         from pipeline.chat.load import load
 
         return load(cls, where, **changes)
+
+    @property
+    def greeting(self) -> str | None:
+        """What to show before a session's first message: that this is an AI; None where the recipe says so."""
+        return data("texts")["introduce"] if self.options.safety.introduce else None
 
     @property
     def personas(self) -> tuple[str, ...]:
@@ -160,12 +163,12 @@ class Counselor:
     def reset(self, user: str | None, session: str | None = None) -> None:
         """Begin the running session anew; what is remembered on disk stays."""
         self._sessions.drop(user, _name(user, session))
-        self.backend.forget(_key(user, _name(user, session)))
+        self.backend.forget(session_key(user, _name(user, session)))
 
     def forget(self, user: str, exchange: str | None = None) -> bool:
         """Erase one exchange (True if there was one of this id) or everything that is known of a user."""
         for name in self._sessions.names(user):
-            self.backend.forget(_key(user, name))
+            self.backend.forget(session_key(user, name))
         self._sessions.drop(user)
         if self.memory is None:
             return exchange is None
@@ -219,28 +222,8 @@ class Counselor:
         )
         turn.answer_fixed(self.options)
         if turn.fixed is None:
-            self._ask_model(turn)
+            self._composer.compose(turn)
         return turn
-
-    def _ask_model(self, turn: Turn) -> None:
-        settings, options = self._settings(turn), self.options
-        manner = turn.persona.system(self.system) if self.convert is None else self.system
-        keep = self.memory.settings.recent_turns if self.memory else 4
-        # The window moves in strides, not with every turn, so that the prompt's beginning stays the same for a while.
-        start = max(0, (len(turn.session.turns) - keep) // keep * keep) if keep else len(turn.session.turns)
-        window = turn.session.turns[start:]
-        shown = [(past.user, past.reply) for past in window]
-        room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
-        count = self.backend.count
-        _, kept, _ = build(manner, shown, turn.text, (), count, room)
-        notes = self._recall(turn, [past.exchange for past in window[len(window) - kept :] if past.exchange])
-        messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
-        turn.notes = tuple(notes[:noted])
-        if count(messages) >= self.backend.context:
-            limit = max(1, len(turn.text) // 2)
-            turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
-            return
-        turn.request = Request(messages, settings)
 
     def _say(self, turn: Turn, cancelled: Event, begun: PieceStream | None = None) -> Iterator[str]:
         """Yield the pieces of a prepared turn, then remember the exchange."""
@@ -305,49 +288,6 @@ class Counselor:
             ended=turn.ended,
         )
 
-    def _recall(self, turn: Turn, shown: list[str]) -> list[Note]:
-        if not (turn.ask.user and self.memory):
-            return []
-        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=shown)
-        return [
-            Note(
-                id=e.id, session=e.session, when=e.when.isoformat(), user=e.user, reply=e.reply, score=round(e.score, 4)
-            )
-            for e in found
-        ]
-
-    def _human_answer(self, said: str, before: Sequence[str]) -> tuple[str, Source]:
-        """The best answer people wrote to something like this that was not just given."""
-        texts = data("texts")
-        if not re.search("[가-힣ㄱ-ㅎ]", said):
-            return texts["not_korean"], "notice"
-        near, options = [], self.options.gate
-        if self.knowledge:
-            # Only answers to a first message: later ones speak of what their own conversation had told before.
-            hits = self.knowledge.search(said, k=_KNOWLEDGE_TRIES)
-            near = [hit.answer for hit in hits if hit.cosine >= options.min_cosine and not hit.meta.get("turn")]
-        for answer in near:
-            if answer not in before:
-                return answer, "knowledge"
-        feeling = self._feel(said)
-        sure = feeling.score >= options.min_feeling
-        words = [*(texts["fallback_by_feeling"].get(feeling.label, ()) if sure else ()), *texts["fallback"]]
-        return next((text for text in words if text not in before), words[0]), "notice"
-
-    def _settings(self, turn: Turn) -> Settings:
-        options = self.options
-        adapter = turn.ask.adapter or (None if options.adapter == "auto" else options.adapter)
-        return Settings(
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
-            top_k=options.top_k,
-            repetition_penalty=options.repetition_penalty,
-            seed=options.seed,
-            adapter=adapter,
-            session=_key(turn.ask.user, turn.session.name) if turn.session.name else None,
-        )
-
     def _session(self, ask: Ask) -> Session:
         name = _name(ask.user, ask.session)
         return Session(fresh=False) if name is None else self._sessions.get(ask.user, name)
@@ -373,8 +313,3 @@ class Counselor:
 def _name(user: str | None, session: str | None) -> str | None:
     """Name of the session a message belongs to: today's, where a user names none."""
     return session or (date.today().isoformat() if user else None)
-
-
-def _key(user: str | None, session: str | None) -> str:
-    """What a backend knows a session by."""
-    return json.dumps([user, session], ensure_ascii=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import data_prep
 from pipeline.chat.classifier import NgramClassifier, fit
-from pipeline.chat.resources import DATA
+from pipeline.chat.resources import DATA, data
 
 SAMPLES = Path(data_prep.__file__).parent / "samples" / "counsel_ko"
 Row = tuple[str, str]
@@ -46,16 +46,18 @@ def emotion_rows() -> list[Row]:
 
 
 def calm_texts() -> list[str]:
-    """Texts without high risk: what users of the sample dialogues say, the emotion table, and everyday short talk."""
+    """Texts without high risk: what users of the sample dialogues say, the emotion table, wishes, short talk."""
     said = [turn["content"] for dialogue in dialogues() for turn in dialogue["turns"] if turn["role"] == "user"]
     felt = [text for text, _ in read_tsv(SAMPLES / "emotion.tsv")]
-    return [*said, *felt, *(DATA / "calm_phrases.txt").read_text("utf-8").splitlines()]
+    made = data("calm_wishes")
+    wishes = [stem + end for kind, ends in made["endings"].items() for stem in made[kind] for end in ends]
+    return [*said, *felt, *wishes, *(DATA / "calm_phrases.txt").read_text("utf-8").splitlines()]
 
 
 def fit_safety(rows: Sequence[Row], calm: Sequence[str]) -> NgramClassifier:
     """The risk classifier: labelled rows, with the dialogues' utterances beside them as ``calm``."""
     texts = [text for text, _ in rows] + list(calm)
-    return fit(texts, [label for _, label in rows] + ["calm"] * len(calm))
+    return fit(texts, [label for _, label in rows] + ["calm"] * len(calm), c=10.0)
 
 
 def fit_emotion(rows: Sequence[Row]) -> NgramClassifier:

@@ -96,8 +96,10 @@ def _trained(recipe: Recipe, folder: Path, options: ChatOptions) -> tuple[Backen
     for stage in done:
         check_parity(folder / stage, backend.tokenizer)
     used = options.adapter if options.adapter in done else done[-1] if done and options.adapter == "auto" else None
-    metrics = (state.manifest(used) or {}).get("metrics", {}) if used else {}
-    floor = metrics.get("reply_logprob_p01")
+    measured = [
+        (state.manifest(stage) or {}).get("metrics", {}).get("reply_logprob_p01") for stage in (used, "sft") if used
+    ]
+    floor = next((value for value in measured if value is not None), None)
     return backend, floor if floor is not None and math.isfinite(floor) else None
 
 

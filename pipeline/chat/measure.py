@@ -21,7 +21,7 @@ from pipeline.chat.fit import (
     fit_safety,
     read_tsv,
 )
-from pipeline.chat.resources import DATA, data
+from pipeline.chat.resources import DATA
 
 FOLDS = 10
 Odds = Mapping[str, float]
@@ -94,27 +94,25 @@ class SafetyReport:
 
 def measure_safety() -> SafetyReport:
     """Cross-validated and held-out rates of the safety layer; about half a minute."""
-    rows, calm, threshold = crisis_rows(), calm_texts(), data("safety")["threshold"]
+    rows, calm = crisis_rows(), calm_texts()
     crisis, check = read_tsv(SAMPLES / "crisis.tsv"), read_tsv(DATA / "crisis_check.tsv")
     odds, calm_odds = out_of_fold(rows, calm)
     check_odds = [safety.classifier().probabilities(text) for text, _ in check]
-    alarmed = sum(
-        safety.weigh(safety.by_rules(text), odd).risk == "high" for text, odd in zip(calm, calm_odds, strict=True)
-    )
+    alarmed = sum(safety.weigh(text, odd).risk == "high" for text, odd in zip(calm, calm_odds, strict=True))
     return SafetyReport(
-        _three(crisis, odds, threshold),
-        _three(check, check_odds, threshold),
+        _three(crisis, odds),
+        _three(check, check_odds),
         (alarmed, len(calm)),
         {"crisis": crisis, "check": check},
     )
 
 
-def _three(rows: Sequence[Row], odds: Sequence[Odds], threshold: float) -> dict[str, Rates]:
+def _three(rows: Sequence[Row], odds: Sequence[Odds]) -> dict[str, Rates]:
     ruled = [safety.by_rules(text) for text, _ in rows]
     return {
         "rules": rates(rows, lambda i: ruled[i].risk == "high"),
-        "classifier": rates(rows, lambda i: odds[i]["high"] >= threshold),
-        "both": rates(rows, lambda i: safety.weigh(ruled[i], odds[i]).risk == "high"),
+        "classifier": rates(rows, lambda i: odds[i]["high"] >= safety.needed(rows[i][0])),
+        "both": rates(rows, lambda i: safety.weigh(rows[i][0], odds[i]).risk == "high"),
     }
 
 

@@ -50,17 +50,18 @@ def assess(text: str, history: Sequence[str] = (), *, threshold: float | None = 
     """
     if not re.search(r"\w", text):
         return _carried(text, history) or Assessment("none")
-    found = weigh(by_rules(text), classifier().probabilities(text[:1000]), threshold)
+    found = weigh(text, classifier().probabilities(text[:1000]), threshold)
     if found.risk != "high" and history and (carried := _carried(text, history)):
         return carried
     return found
 
 
-def weigh(ruled: Assessment, odds: Mapping[str, float], threshold: float | None = None) -> Assessment:
+def weigh(text: str, odds: Mapping[str, float], threshold: float | None = None) -> Assessment:
     """What rules and classifier say together; where the rules see another person or the past, they are believed."""
+    ruled = by_rules(text)
     if ruled.risk == "high" or ruled.reasons in (("other_person",), ("past",)):
         return ruled
-    if odds["high"] >= (threshold or data("safety")["threshold"]):
+    if odds["high"] >= needed(text, threshold):
         return Assessment("high", (f"classifier {odds['high']:.2f}", *ruled.reasons), "suicide")
     if ruled.risk == "none" and odds["low"] > odds["none"] + odds.get("calm", 0.0):
         return Assessment("low", (f"classifier low {odds['low']:.2f}",))
@@ -78,6 +79,14 @@ def by_rules(text: str) -> Assessment:
     if hits:
         return Assessment("high", tuple(rule.id for rule in hits), hits[-1].kind if len(hits) == 1 else hits[0].kind)
     return Assessment("low", ("hopeless",)) if _low().search(plain) else Assessment("none")
+
+
+def needed(text: str, threshold: float | None = None) -> float:
+    """The probability of ``high`` from which the classifier is believed: higher where no cue stands."""
+    settings = data("safety")
+    if re.search(settings["cues"], spelled(text)):
+        return threshold or settings["threshold"]
+    return max(threshold or 0, settings["threshold_without_cue"])
 
 
 def spelled(text: str) -> str:

@@ -1,0 +1,85 @@
+"""What is asked of the model for one turn: the prompt that fits, the notes in it, the settings."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from pipeline.chat.backends import Backend, Request, Settings
+from pipeline.chat.context import build
+from pipeline.chat.options import ChatOptions
+from pipeline.chat.reply import Note
+from pipeline.chat.resources import data
+from pipeline.chat.turn import Turn
+
+if TYPE_CHECKING:
+    from rag.memory import MemoryStore
+
+
+class Composer:
+    """Composes requests.
+
+    Args:
+        backend: counts tokens and knows its context.
+        options: the recipe's `chat:` section.
+        system: the system prompt.
+        memory: where users are remembered, if anywhere.
+        converts: whether replies are rewritten in the persona's manner afterwards, so that the prompt leaves it out.
+    """
+
+    def __init__(
+        self, backend: Backend, options: ChatOptions, system: str | None, memory: MemoryStore | None, *, converts: bool
+    ) -> None:
+        self.backend, self.options, self.system = backend, options, system
+        self.memory, self.converts = memory, converts
+
+    def compose(self, turn: Turn) -> None:
+        """Fill in the turn's request and notes, or fixed words where the message alone is too long for the model."""
+        settings, options = self._settings(turn), self.options
+        manner = turn.persona.system(self.system) if not self.converts else self.system
+        keep = self.memory.settings.recent_turns if self.memory else 4
+        # The window moves in strides, not with every turn, so that the prompt's beginning stays the same for a while.
+        start = max(0, (len(turn.session.turns) - keep) // keep * keep) if keep else len(turn.session.turns)
+        window = turn.session.turns[start:]
+        shown = [(past.user, past.reply) for past in window]
+        room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
+        count = self.backend.count
+        _, kept, _ = build(manner, shown, turn.text, (), count, room)
+        notes = self._recall(turn, [past.exchange for past in window[len(window) - kept :] if past.exchange])
+        messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
+        turn.notes = tuple(notes[:noted])
+        if count(messages) >= self.backend.context:
+            limit = max(1, len(turn.text) // 2)
+            turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
+            return
+        turn.request = Request(messages, settings)
+
+    def _recall(self, turn: Turn, shown: list[str]) -> list[Note]:
+        if not (turn.ask.user and self.memory):
+            return []
+        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=shown)
+        return [
+            Note(
+                id=e.id, session=e.session, when=e.when.isoformat(), user=e.user, reply=e.reply, score=round(e.score, 4)
+            )
+            for e in found
+        ]
+
+    def _settings(self, turn: Turn) -> Settings:
+        options = self.options
+        adapter = turn.ask.adapter or (None if options.adapter == "auto" else options.adapter)
+        return Settings(
+            max_new_tokens=options.max_new_tokens,
+            temperature=options.temperature,
+            top_p=options.top_p,
+            top_k=options.top_k,
+            repetition_penalty=options.repetition_penalty,
+            seed=options.seed,
+            adapter=adapter,
+            session=session_key(turn.ask.user, turn.session.name) if turn.session.name else None,
+        )
+
+
+def session_key(user: str | None, session: str | None) -> str:
+    """What a backend knows a session by."""
+    return json.dumps([user, session], ensure_ascii=False)
