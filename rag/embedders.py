@@ -51,10 +51,13 @@ def fit_static(
     """
     if len(exchanges) < 2:
         raise UserError("the offline embedder needs at least 2 exchanges", "add conversations to the prepared data")
+    from threadpoolctl import threadpool_limits
+
     sides = [[content(text) for text in pair] for pair in exchanges]
-    vocabulary, weights, outside = _start([side for pair in sides for side in pair], seed)
-    ids = [[_ids(side, vocabulary) for side in pair] for pair in sides]
-    weights = _train(weights, ids, epochs=epochs, seed=seed, progress=progress)
+    with threadpool_limits(limits=1):  # so that sums come out the same on any machine
+        vocabulary, weights, outside = _start([side for pair in sides for side in pair], seed)
+        ids = [[_ids(side, vocabulary) for side in pair] for pair in sides]
+        weights = _train(weights, ids, epochs=epochs, seed=seed, progress=progress)
     _save(Path(out), vocabulary, weights, outside)
     return load_embedder(out)
 
@@ -141,7 +144,7 @@ def _train(
     temperature: float = 0.05,
     dropout: float = 0.3,
 ) -> np.ndarray:
-    """InfoNCE with in-batch negatives, on one thread so that the sums come out the same on any machine."""
+    """InfoNCE with in-batch negatives, on one thread."""
     import torch
     from torch.nn import functional as F
 
