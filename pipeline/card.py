@@ -52,7 +52,7 @@ def _results(run: Run) -> list[str]:
         lines.append(f"preference  {held_out['accuracy']:.0%} of {held_out['pairs']} held-out pairs ranked rightly")
     if (manifest := run.manifest("memory")) and (found := manifest["metrics"]["retrieval"]):
         lines.append(
-            f"retrieval   hit@5 {found['hybrid']['hit@5']:.0%}, chance {found['chance']['hit@5']:.0%} "
+            f"retrieval   hit@5 {found['dense']['hit@5']:.0%}, chance {found['chance']['hit@5']:.0%} "
             f"(same category, {found['questions']} held-out questions)"
         )
     if (manifest := run.manifest("eval")) and manifest["metrics"]["judge_trusted"] is False:

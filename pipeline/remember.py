@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gonggam.files import read_jsonl
+from rag.calibrate import unrelated_level, write_threshold
 from rag.embedders import fit_static, load_embedder
 from rag.knowledge import KnowledgeBase
 from rag.metrics import compare
@@ -21,7 +22,7 @@ def run_memory(
     """Leave ``folder/embedder`` (if it is our own) and ``folder/knowledge``, the index of human-written answers.
 
     Returns:
-        metrics: number of answers, and hit@k of held-out first messages against them (see `rag.metrics.compare`).
+        metrics: number of answers, the relevance below which nothing is recalled (see `rag.calibrate`), and hit@k of held-out first messages against them (see `rag.metrics.compare`).
 
     Raises:
         UserError: too few exchanges, or the embedder named in the recipe cannot be loaded.
@@ -32,6 +33,11 @@ def run_memory(
         embedder = fit_static(pairs, folder / "embedder", progress, epochs=options.epochs, seed=options.seed)
     else:
         embedder = load_embedder(options.embedder)
+    talks: dict[str, list[tuple[str, str]]] = {}
+    for exchange in exchanges:
+        talks.setdefault(exchange["meta"]["id"], []).append((exchange["question"], exchange["answer"]))
+    threshold = unrelated_level(list(talks.values()), embedder, options)
+    write_threshold(folder, threshold)
     base = KnowledgeBase.build(exchanges, embedder, folder / "knowledge")
     held_out = [
         {"question": e["question"], "category": e["meta"]["category"]}
@@ -39,7 +45,7 @@ def run_memory(
         for e in _exchanges(prepared, split)
         if e["meta"]["category"] and e["meta"]["turn"] == 0
     ]
-    return {"answers": len(base), "retrieval": compare(base, held_out) if held_out else None}
+    return {"answers": len(base), "threshold": threshold, "retrieval": compare(base, held_out) if held_out else None}
 
 
 def _exchanges(prepared: Path, split: str) -> Iterator[dict[str, Any]]:

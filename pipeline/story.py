@@ -89,5 +89,5 @@ def _retrieval(table: Mapping[str, Any]) -> Section:
         "A hit: one of the k human-written answers found for a held-out first message comes from a conversation of "
         f"the same category. {table['questions']} questions."
     )
-    ways = ("hybrid", "dense", "bm25", "chance")
+    ways = ("dense", "bm25", "hybrid", "chance")
     return section.table([{"way": way, **{k: f"{v:.1%}" for k, v in table[way].items()}} for way in ways])

@@ -95,7 +95,7 @@ def test_windows_supervise_every_reply_once_and_never_cut_one(tokenizer, exchang
     try:
         rows = windows(tokenizer, messages, length, first=first)
     except UserError as error:
-        assert "alone has more" in str(error)
+        assert "alone exceeds max_length" in str(error)
         assert any(len(supervise(tokenizer, talk(*exchange)).input_ids) > length for exchange in exchanges)
         return
     assert all(len(row.input_ids) <= length for row in rows)

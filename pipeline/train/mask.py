@@ -110,7 +110,7 @@ def windows(
             rows.append(row)
         elif begin == done:
             raise UserError(
-                f"{name}: exchange {done + 1} alone has more than max_length={max_length} tokens, its reply would be cut",
+                f"{name}: exchange {done + 1} alone exceeds max_length={max_length}, its reply would be cut",
                 "raise max_length, or drop such rows in prepare",
             )
         else:
