@@ -4,7 +4,7 @@ The rows have the shape of the real set: of 26,662 rows 8,094 single, the others
 again as prefixes, with exact and near duplicates. The plain way does the same steps as users write them: pandas, a
 function applied row by row, datasketch's own MinHash and LSH, then grouping and writing.
 
-Run: ``python bench/prepare.py [--rows 26662] [--big]``; with ``--big`` also ten times the rows and a million (peak
+Run: ``python bench/prepare.py [--rows 26662] [--tenfold] [--million]``: also ten times the rows, also a million (peak
 resident memory). Results go to ``bench/results/prepare.md``.
 """
 
@@ -172,7 +172,8 @@ def main() -> None:
     """Measure and write the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=int, default=26_662)
-    parser.add_argument("--big", action="store_true")
+    parser.add_argument("--tenfold", action="store_true")
+    parser.add_argument("--million", action="store_true")
     parser.add_argument("--way")
     parser.add_argument("--data")
     parser.add_argument("--out")
@@ -183,8 +184,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         runs = [timed("plain", given.rows, folder), timed("ours", given.rows, folder)]
-        if given.big:
-            runs += [timed("ours", rows, folder) for rows in (10 * given.rows, 1_000_000)]
+        more = [10 * given.rows] * given.tenfold + [1_000_000] * given.million
+        runs += [timed("ours", rows, folder) for rows in more]
     _write(runs)
 
 
@@ -201,7 +202,7 @@ def _write(runs: list[dict]) -> None:
     lines = [
         "# Preparing exploded multi-turn rows",
         "",
-        f"Command: `python bench/prepare.py{' --big' if len(runs) > 2 else ''}`. {os.cpu_count()} cores, "
+        f"Command: `{' '.join(['python', 'bench/prepare.py', *sys.argv[1:]])}`. {os.cpu_count()} cores, "
         f"{platform.machine()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in names)
         + f". Load average at the end {os.getloadavg()[0]:.1f}.",
@@ -211,8 +212,11 @@ def _write(runs: list[dict]) -> None:
         f"Faster by {runs[0]['seconds'] / runs[1]['seconds']:.1f} times "
         f"(in CPU time {runs[0]['cpu'] / runs[1]['cpu']:.1f} times).",
     ]
-    if len(runs) > 2:
-        lines.append(f"Ten times the rows take {runs[2]['seconds'] / runs[1]['seconds']:.1f} times as long.")
+    lines += [
+        f"{run['rows'] / runs[1]['rows']:.1f} times the rows take {run['cpu'] / runs[1]['cpu']:.1f} times the CPU time "
+        f"and {run['peak_mib']:,.0f} MiB."
+        for run in runs[2:]
+    ]
     path = ROOT / "bench/results/prepare.md"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", "utf-8")

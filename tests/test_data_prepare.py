@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep import Conversation, Turn, prepare
+from data_prep import Conversation, Turn, prepare, samples
 from data_prep.audit import audit
 from data_prep.clean import Cleaner, in_order
 from data_prep.near import jaccard, near_duplicates, shingles
@@ -218,12 +218,12 @@ def test_books_balance_and_forms_agree(messy, tmp_path):
     )
 
 
-def test_same_input_same_bytes_even_in_another_process(messy, tmp_path):
-    prepare([{"path": str(messy)}, {"reader": "counsel_ko", "rows": 50}], tmp_path / "one")
-    sources = "[{'path': sys.argv[1]}, {'reader': 'counsel_ko', 'rows': 50}]"
-    code = f"import sys, data_prep; data_prep.prepare({sources}, sys.argv[2])"
+def test_same_input_same_bytes_even_in_another_process(messy, few, tmp_path):
+    sources = [{"path": str(messy)}, {**few, "rows": 50}]
+    prepare(sources, tmp_path / "one")
+    code = f"import sys, data_prep; data_prep.prepare({sources!r}, sys.argv[1])"
     root = Path(__file__).parent.parent
-    subprocess.run([sys.executable, "-c", code, str(messy), str(tmp_path / "two")], check=True, cwd=root)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "two")], check=True, cwd=root)
     assert sha256_tree(tmp_path / "one") == sha256_tree(tmp_path / "two")
 
 
@@ -281,6 +281,16 @@ def test_labelled_utterances_are_written_apart(tmp_path):
     assert {(row["text"], row["label"]) for row in rows} == {("무서워요 정말로", "걱정"), ("좋아요 아주", "기쁨")}
 
 
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> dict:
+    """A source of sixty dialogues of the sample corpus."""
+    path = tmp_path_factory.mktemp("few") / "dialogues.jsonl"
+    write_jsonl(
+        path, [row for row, _ in zip(read_jsonl(samples() / "counsel_ko" / "dialogues.jsonl"), range(60), strict=False)]
+    )
+    return {"reader": "counsel_ko", "path": str(path)}
+
+
 def test_what_a_user_can_get_wrong(messy, tmp_path):
     with pytest.raises(UserError, match="did you mean"):
         prepare([{"reader": "councel_ko"}], tmp_path / "out")
@@ -297,12 +307,12 @@ def test_what_a_user_can_get_wrong(messy, tmp_path):
     assert (tmp_path / "mine" / "README.md").read_text() == "precious"
 
 
-def test_other_files_in_the_folder_survive_and_results_are_replaced(tmp_path):
+def test_other_files_in_the_folder_survive_and_results_are_replaced(tmp_path, few):
     out = tmp_path / "stage"
     out.mkdir()
     (out / "started.json").write_text("{}")
-    prepare([{"reader": "counsel_ko", "rows": 20}], out, formats=["messages", "sharegpt"])
-    prepare([{"reader": "counsel_ko", "rows": 30}], out, formats=["messages"])
+    prepare([{**few, "rows": 20}], out, formats=["messages", "sharegpt"])
+    prepare([{**few, "rows": 30}], out, formats=["messages"])
     assert (out / "started.json").read_text() == "{}"
     assert not (out / "sharegpt").exists()
     assert (
@@ -311,7 +321,7 @@ def test_other_files_in_the_folder_survive_and_results_are_replaced(tmp_path):
     assert not list(out.glob(".preparing*"))
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.lists(
         st.dictionaries(st.sampled_from(["instruction", "output", "type"]), st.none() | st.text(max_size=40)),
@@ -344,11 +354,11 @@ def test_written_files_load_through_datasets(tmp_path):
     assert len(loaded["train"]) == 904
 
 
-def test_trl_sees_conversations_and_preferences(tmp_path):
+def test_trl_sees_conversations_and_preferences(tmp_path, few):
     pytest.importorskip("trl")
     from trl.data_utils import is_conversational
 
-    prepare([{"reader": "counsel_ko", "rows": 30}], tmp_path / "out")
+    prepare([few], tmp_path / "out")
     assert is_conversational(next(read_jsonl(tmp_path / "out/messages/train.jsonl")))
     assert is_conversational(next(read_jsonl(tmp_path / "out/preference/train.jsonl")))
 

@@ -240,7 +240,7 @@ NAMES = sorted(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(values=st.dictionaries(st.sampled_from(NAMES), deep), name=st.sampled_from(READERS))
 def test_no_row_crashes_a_reader(values, name):
     from data_prep.rows import Row
@@ -252,7 +252,7 @@ def test_no_row_crashes_a_reader(values, name):
         assert any(turn.content for turn in outcomes[0][1].turns)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.binary(max_size=300) | st.text(max_size=200).map(lambda t: ("q,a\n" + t).encode("utf-8", "replace")))
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "txt", "parquet", "xlsx"])
 def test_no_file_crashes_a_reader(tmp_path, data, suffix):
@@ -278,7 +278,7 @@ def whole_files(tmp_path_factory) -> dict[str, bytes]:
     return {suffix: (folder / f"a.{suffix}").read_bytes() for suffix in ("xlsx", "parquet")}
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(where=st.floats(0, 0.999), new=st.binary(min_size=1, max_size=6), cut=st.booleans())
 @pytest.mark.parametrize("suffix", ["xlsx", "parquet"])
 def test_damaged_workbooks_and_parquet_files_do_not_crash(tmp_path, whole_files, suffix, where, new, cut):
