@@ -22,7 +22,8 @@ def run_memory(
     """Leave ``folder/embedder`` (if it is our own) and ``folder/knowledge``, the index of human-written answers.
 
     Returns:
-        metrics: number of answers, the relevance below which nothing is recalled (see `rag.calibrate`), and hit@k of held-out first messages against them (see `rag.metrics.compare`).
+        metrics: number of answers, the relevance below which nothing is recalled (see `rag.calibrate`), and hit@k of
+        held-out first messages against the answers (see `rag.metrics.compare`).
 
     Raises:
         UserError: too few exchanges, or the embedder named in the recipe cannot be loaded.
