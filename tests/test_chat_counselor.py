@@ -110,6 +110,12 @@ def test_exchanges_are_remembered_recalled_and_forgotten(memory):
     assert counselor.export("minji")["exchanges"] == []
 
 
+def test_what_was_told_is_remembered_whoever_answered(memory):
+    counselor = bot("하하하하하하하하하하하하.", memory=memory)
+    assert counselor.reply("우리 강아지 초코가 아파", user="a").exchange
+    assert counselor.reply("너 사람이야?", user="a").exchange is None
+
+
 def test_a_session_goes_on_in_a_new_process(memory):
     bot(memory=memory).reply("면접 떨어졌어", user="minji", session="1")
     again = bot(memory=memory)

@@ -122,6 +122,12 @@ def test_a_reply_ends_before_the_sentence_that_fails_and_the_model_is_stopped():
     assert backend.streams[0].closed
 
 
+def test_what_cannot_be_mended_stops_the_model_at_once():
+    backend = ScriptedBackend("그 마음이 " * 40 + "있어요.", GOOD)
+    assert speak(backend).text == GOOD
+    assert backend.streams[0].usage.completion_tokens < 20
+
+
 def test_a_sentence_cut_off_by_the_token_limit_is_not_shown():
     assert speak(ScriptedBackend("많이 속상하셨겠어요. 그래서 제가 드리고 싶은 말씀을")).text == "많이 속상하셨겠어요."
     assert speak(ScriptedBackend("많이 속상하셨을")).source == "knowledge"

@@ -260,7 +260,7 @@ class Counselor:
     def _finish(self, turn: Turn, spoken: Spoken) -> Reply:
         past = Turned(turn.text, spoken.text, turn.risk.risk, turn.emotion)
         grave = turn.risk.risk == "high" and not self.options.safety.remember
-        worth = spoken.source in ("model", "knowledge", "safety") and not grave
+        worth = (turn.fixed is None or spoken.source == "safety") and not grave
         if worth and turn.ask.user and self.memory:
             past.exchange = self.memory.for_user(turn.ask.user).add(turn.text, spoken.text, session=turn.session.name)
         turn.session.turns.append(past)

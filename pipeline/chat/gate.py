@@ -66,6 +66,19 @@ def check(
     return Verdict(not reasons, tuple(reasons))
 
 
+def lost(text: str, options: GateOptions) -> tuple[str, ...]:
+    """What is already wrong with an unfinished reply and no further word can mend; empty while it may still pass."""
+    if not options.enabled:
+        return ()
+    found = {
+        "broken characters": _CONTROL.search(text),
+        "role marker": _MARKER.search(text),
+        "repetition": _RUN.search(text),
+        "too long": len(text) > options.max_chars,
+    }
+    return tuple(reason for reason, wrong in found.items() if wrong)
+
+
 def repetition(text: str, n: int = 6) -> float:
     """Share of the text's character n-grams that occurred in it before: 0 for none, towards 1 for a loop."""
     grams = _grams(text, n)

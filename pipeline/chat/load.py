@@ -120,6 +120,7 @@ def _memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, Knowledge
     stage = folder / "memory"
     if recipe.memory is None or not (stage / "manifest.json").is_file():
         return None, None
+    from rag.calibrate import settled
     from rag.embedders import load_embedder
     from rag.knowledge import KnowledgeBase
     from rag.memory import MemoryStore
@@ -128,4 +129,5 @@ def _memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, Knowledge
     own = stage / "embedder"
     embedder = load_embedder(own if own.is_dir() else recipe.memory.embedder)
     reranker = load_reranker(recipe.memory.reranker) if recipe.memory.reranker else None
-    return MemoryStore(folder, embedder, recipe.memory, reranker), KnowledgeBase.load(stage / "knowledge", embedder)
+    settings = settled(recipe.memory, stage)
+    return MemoryStore(folder, embedder, settings, reranker), KnowledgeBase.load(stage / "knowledge", embedder)

@@ -84,7 +84,7 @@ class Speaker:
                     return out, ("cancelled",)
                 text, tokens = text + piece.text, tokens + piece.tokens
                 logprob = None if logprob is None or piece.logprob is None else logprob + piece.logprob
-                *ready, _rest = gate.sentences(text.lstrip()) or [""]
+                *ready, rest = gate.sentences(text.lstrip()) or [""]
                 candidate = "".join(ready)
                 if len(candidate) > len(out):
                     reasons = self._judge(candidate, out, messages, said, settings, logprob, tokens)
@@ -94,6 +94,8 @@ class Speaker:
                         return out, reasons
                     yield candidate[len(out) :] if out else candidate.lstrip()
                     out = candidate
+                if hopeless := gate.lost(rest, self.options):
+                    return out.rstrip(), hopeless
         finally:
             pieces.close()
         text = text.strip()
