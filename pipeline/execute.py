@@ -139,7 +139,7 @@ def _bar(name: str, *, show: bool) -> Iterator:
     )
     with Progress(*columns, console=console, disable=not show, transient=True) as bar:
         task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def _reset_peak() -> None:
