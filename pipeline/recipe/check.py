@@ -93,12 +93,10 @@ def _cross_errors(source: Source) -> Iterator[UserError]:
     if isinstance(dpo, dict) and dpo.get("reference") == "sft" and "sft" not in stages:
         hint = "add an sft section or write reference: base"
         yield _error(source, ("dpo", "reference"), "dpo.reference is sft, but there is no sft section", hint)
-    if isinstance(dpo, dict) and dpo.get("lora") and "sft" in stages and dpo.get("reference") != "base":
-        if dpo["lora"] != (data["sft"] or {}).get("lora"):
-            hint = "leave dpo.lora out, or write reference: base to start a new adapter"
-            yield _error(
-                source, ("dpo", "lora"), "dpo.lora differs from sft.lora, but DPO goes on with that adapter", hint
-            )
+    goes_on = isinstance(dpo, dict) and "sft" in stages and dpo.get("reference") != "base"
+    if goes_on and dpo.get("lora") and dpo["lora"] != data["sft"].get("lora"):
+        what = "dpo.lora differs from sft.lora, but DPO goes on with the SFT adapter"
+        yield _error(source, ("dpo", "lora"), what, "leave dpo.lora out, or write reference: base for a new adapter")
     for name in ("sft", "dpo"):
         section = data.get(name)
         if isinstance(section, dict) and section.get("bf16") is True and section.get("fp16") is True:
