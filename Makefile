@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 demo: setup  ## the whole pipeline on the sample corpus
-	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m pipeline recipes/demo.yaml
+	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m pipeline recipes/demo.yaml --open
 
 test: setup  ## the test suite
 	$(BIN)/python -m pytest

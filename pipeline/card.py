@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import webbrowser
+
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
@@ -14,8 +18,8 @@ from pipeline.story import stage_rows
 console = Console()
 
 
-def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False) -> None:
-    """Print the card of a run as far as it got."""
+def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False, browser: bool = False) -> None:
+    """Print the card of a run as far as it got; with ``browser``, open its report where there is a desktop."""
     if up_to_date:
         console.print(f"[bold]{recipe.name}[/] is up to date")
     console.print(_stages(run, recipe))
@@ -26,6 +30,8 @@ def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False) -> None:
             console.print(_sample(sample))
         report = (run.stage("eval") / "report.html").resolve()
         console.print(f"report      {report}", soft_wrap=True)
+        if browser and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY") or sys.platform == "darwin"):
+            webbrowser.open(report.as_uri())
         console.print(f"next        gonggam chat {run.folder}")
         console.print("            gonggam recipe show eeve-10.8b   (the same on a GPU with a real base model)")
 

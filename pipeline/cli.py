@@ -38,6 +38,7 @@ def run(
     start: Annotated[str | None, typer.Option("--from", help="do this stage and all later ones anew")] = None,
     force: Annotated[bool, typer.Option(help="do the stages even if they are up to date")] = False,
     runs: Annotated[Path, typer.Option(help="where run folders lie")] = Path("runs"),
+    browser: Annotated[bool, typer.Option("--open", help="open the report, where there is a desktop")] = False,
 ) -> None:
     """Bring a run up to date with its recipe: do what is missing, go on with what was interrupted, skip the rest."""
     from pipeline.card import show_card
@@ -50,7 +51,7 @@ def run(
     folder = Run(runs / loaded.name)
     worked = execute(loaded, folder, ["gonggam", "run", *sys.argv[1:]], only=only, start=start, force=force)
     if Crew().is_main:
-        show_card(folder, loaded, up_to_date=not worked)
+        show_card(folder, loaded, up_to_date=not worked, browser=browser)
 
 
 @app.command()
