@@ -71,6 +71,24 @@ def test_the_lock_is_a_recipe_that_repeats_the_run(mini_run):
     assert load_recipe(run / "recipe.lock.yaml").stages == list(STAGES)
 
 
+def test_the_counsellor_answers_from_the_run_and_remembers(mini_run, tmp_path):
+    from pipeline import Counselor
+
+    run = shutil.copytree(mini_run[0], tmp_path / "mini")
+    bot = Counselor.load(run)
+    first = bot.reply("우리 강아지 보리가 아파서 밤새 한숨도 못 잤어", user="minji", session="2026-11-01")
+    assert first.text
+    assert first.source in ("model", "knowledge", "notice"), "a model this small may be withdrawn, but it says so"
+    later = bot.reply("보리가 또 아픈 것 같아", user="minji", session="2026-11-20")
+    assert any("보리" in note.user for note in later.recalled)
+    stranger = bot.reply("보리가 또 아픈 것 같아", user="jisu", session="2026-11-20")
+    assert not stranger.recalled
+    bot.forget("minji")
+    bot.close()
+    left = [path for path in run.rglob("*") if path.is_file() and "한숨도 못 잤어".encode() in path.read_bytes()]
+    assert not left
+
+
 def test_a_second_run_has_nothing_to_do_and_a_changed_section_only_what_rests_on_it(mini_run, mini_recipe, tmp_path):
     run, _ = mini_run
     shutil.copytree(run, tmp_path / "runs" / "mini")
