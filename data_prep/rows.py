@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from data_prep.json_text import objects
 from gonggam.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
@@ -168,26 +169,26 @@ def _parse_object(line: str) -> dict[str, Any] | str:
 
 
 def _read_json(file: Path) -> Numbered:
-    """A list of objects, an object that holds one such list, or JSON lines under another name."""
-    with _open(file) as stream:
-        text = stream.read()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{") and "\n" in text.strip():
-            yield from _read_jsonl(file)
-        elif text.strip():
-            yield 1, f"no valid JSON ({error})"
+    """A list of objects, an object that holds such lists, or JSON lines under another name."""
+    if _is_jsonl(file):
+        yield from _read_jsonl(file)
         return
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
-        value = lists[0] if len(lists) == 1 and not _is_row(value) else [value]
-    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        yield number, _lower(item) if isinstance(item, dict) else "a JSON value, but no object"
+    number = 0
+    with _open(file) as stream:
+        try:
+            for number, value in enumerate(objects(stream), 1):
+                yield number, _lower(value) if isinstance(value, dict) else "a JSON value, but no object"
+        except (ValueError, RecursionError) as error:
+            yield number + 1, f"no valid JSON from here on ({error})"
 
 
-def _is_row(value: dict[str, Any]) -> bool:
-    return any(key in value for key in ("messages", "conversations", "dialogue", "turns", "prompt", "instruction"))
+def _is_jsonl(file: Path) -> bool:
+    """Whether the first line is an object and not the only one, or is broken but stands among lines that are."""
+    with _open(file) as stream:
+        lines = (line.strip() for line in iter(lambda: stream.readline(1 << 20), ""))
+        head = [line for line, _ in zip(filter(None, lines), range(20), strict=False)]
+    whole = [isinstance(_parse_object(line), dict) for line in head]
+    return len(head) > 1 and (whole[0] or (any(whole) and all(line.startswith("{") for line in head)))
 
 
 def _lower(value: dict[str, Any]) -> dict[str, Any]:
