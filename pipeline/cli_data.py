@@ -69,7 +69,7 @@ def prepare(
 def audit(
     files: Annotated[list[str], typer.Argument(help="Prepared folders, or files whose names say train, test ...")],
     near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 does not look.")] = 0.85,
-    apart: Annotated[bool, typer.Option(help="Preference pairs must not share conversations with SFT data.")] = False,
+    apart: Annotated[bool, typer.Option(help="Train pairs must not share conversations with SFT data.")] = False,
 ) -> None:
     """Does anything that is trained on stand in what is measured by? Exit code 1 if so.
 
@@ -84,13 +84,15 @@ def audit(
     if found.openers:
         first = "; ".join(f"{text[:30]!r}" for text in list(found.openers)[:5])
         console.print(f"shared first turns (no leak): {sum(found.openers.values()):,}, such as {first}", markup=False)
-    console.print(f"preference pairs from SFT training conversations: {found.preference:,}")
+    note = "a leak, as --apart says" if apart else "by design, as DPO starts where SFT ended; --apart makes it an error"
+    if found.preference:
+        console.print(f"train pairs from SFT training conversations: {found.preference:,} ({note})")
     console.print(f"near duplicates across splits: {found.near:,}")
     if found.near:
         _table("Near duplicates", found.near_examples)
     if not found.ok:
         _table("Leaks", found.examples)
-        console.print(f"[red]leak[/] {found.leaks:,} held-out conversations share two turns or more with train")
+        console.print(f"[red]leak[/] {found.leaks:,} conversations or pairs share two turns or more with train")
         raise typer.Exit(1)
     console.print("[green]no leaks[/]")
 

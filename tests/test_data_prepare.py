@@ -399,20 +399,20 @@ def test_any_rows_end_as_kept_merged_or_quarantined(tmp_path, rows):
 # --- peers
 
 
-def test_written_files_load_through_datasets(tmp_path):
+def test_written_files_load_through_datasets(tmp_path, few):
     datasets = pytest.importorskip("datasets")
-    prepare([{"reader": "counsel_ko"}], tmp_path / "out", formats=["messages", "alpaca", "sharegpt", "parquet"])
+    prepare([few], tmp_path / "out", formats=["messages", "alpaca", "sharegpt", "parquet"])
     for form, column in (("messages", "messages"), ("alpaca", "history"), ("sharegpt", "conversations")):
         files = {s: str(tmp_path / f"out/{form}/{s}.jsonl") for s in ("train", "validation", "test")}
         loaded = datasets.load_dataset("json", data_files=files, cache_dir=str(tmp_path / "cache"))
-        assert sum(map(len, loaded.values())) == 904
+        assert sum(map(len, loaded.values())) == 60
         assert column in loaded["train"].column_names
     loaded = datasets.load_dataset(str(tmp_path / "out"), "preference", cache_dir=str(tmp_path / "cache"))
     assert loaded["train"][0]["chosen"][0]["role"] == "assistant"
     loaded = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "out/parquet/*.parquet"), cache_dir=str(tmp_path / "cache")
     )
-    assert len(loaded["train"]) == 904
+    assert len(loaded["train"]) == 60
 
 
 def test_trl_sees_conversations_and_preferences(tmp_path, few):
