@@ -77,7 +77,7 @@ def audit(files: Sequence[str | Path], *, near: float | None = 0.85, apart: bool
 
     Args:
         files: each a path whose name says its role (train, validation, test, eval, preference ...), or ``role=path``.
-            What a file of pairs named train holds are train pairs, a file of pairs of no split must be apart from train.
+            Pairs of the role train may share beginnings with train conversations, pairs of the role preference not.
         near: Jaccard similarity from which on two conversations are near duplicates; None does not look.
         apart: whether a train pair from an SFT training conversation is a leak too.
         examples: how many leaks to show.
