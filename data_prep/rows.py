@@ -98,16 +98,14 @@ def _read_file(file: Path) -> Iterator[Row]:
     }
     name = file.as_posix()
     try:
-        for number, values in kinds[file.suffix.lower()](file):
-            if isinstance(values, dict):
-                yield Row(name, number, values)
-            else:
-                yield Row(name, number, {}, values)
+        for number, values, *error in kinds[file.suffix.lower()](file):
+            yield Row(name, number, values, *error)
     except PermissionError as error:
         raise UserError("may not be read", "change its permissions", file=file) from error
 
 
-Numbered = Iterator[tuple[int, dict[str, Any] | str]]
+#: Number and values of each row; where they cannot be used a third item says why, and the values are what is there.
+Numbered = Iterator[tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]]
 
 
 def _open(file: Path) -> IO[str]:
@@ -143,12 +141,12 @@ def _read_csv(file: Path) -> Numbered:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield reader.line_num, f"broken csv ({error})"
+                yield reader.line_num, {}, f"broken csv ({error})"
                 continue
             if header is None:
                 header = [cell.strip().lower() for cell in cells]
             elif len(cells) > len(header):
-                yield reader.line_num, f"{len(cells)} fields where the header names {len(header)}"
+                yield reader.line_num, {"cells": cells}, f"{len(cells)} fields where the header names {len(header)}"
             elif cells:
                 yield reader.line_num, dict(zip(header, cells, strict=False))
 
@@ -157,15 +155,24 @@ def _read_jsonl(file: Path) -> Numbered:
     with _open(file) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                yield number, _parse_object(line)
+                yield _json_line(number, line)
 
 
-def _parse_object(line: str) -> dict[str, Any] | str:
+def _json_line(number: int, line: str) -> tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]:
     try:
-        value = json.loads(line)
+        return _json_row(number, json.loads(line))
     except (ValueError, RecursionError) as error:
-        return f"no valid JSON ({error})"
-    return _lower(value) if isinstance(value, dict) else "a JSON value, but no object"
+        return number, {"line": line[:1000].strip()}, f"no valid JSON ({_why(error)})"
+
+
+def _json_row(number: int, value: Any) -> tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]:
+    if isinstance(value, dict):
+        return number, _lower(value)
+    return number, {"value": value}, "a JSON value, but no object"
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "msg", str(error))  # without the place, so that like faults are counted together
 
 
 def _read_json(file: Path) -> Numbered:
@@ -177,9 +184,9 @@ def _read_json(file: Path) -> Numbered:
     with _open(file) as stream:
         try:
             for number, value in enumerate(objects(stream), 1):
-                yield number, _lower(value) if isinstance(value, dict) else "a JSON value, but no object"
+                yield _json_row(number, value)
         except (ValueError, RecursionError) as error:
-            yield number + 1, f"no valid JSON from here on ({error})"
+            yield number + 1, {}, f"no valid JSON from here on ({_why(error)})"
 
 
 def _is_jsonl(file: Path) -> bool:
@@ -187,7 +194,7 @@ def _is_jsonl(file: Path) -> bool:
     with _open(file) as stream:
         lines = (line.strip() for line in iter(lambda: stream.readline(1 << 20), ""))
         head = [line for line, _ in zip(filter(None, lines), range(20), strict=False)]
-    whole = [isinstance(_parse_object(line), dict) for line in head]
+    whole = [len(_json_line(0, line)) == 2 for line in head]
     return len(head) > 1 and (whole[0] or (any(whole) and all(line.startswith("{") for line in head)))
 
 
@@ -207,7 +214,7 @@ def _read_parquet(file: Path) -> Numbered:
                 number += 1
                 yield number, _lower(values)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield number + 1, f"broken parquet from here on ({type(error).__name__})"
+        yield number + 1, {}, f"broken parquet from here on ({type(error).__name__})"
 
 
 def _read_xlsx(file: Path) -> Numbered:
@@ -240,7 +247,7 @@ def _read_xlsx(file: Path) -> Numbered:
         RuntimeError,
         InvalidFileException,
     ) as error:  # what a broken workbook can set off
-        yield number + 1, f"broken xlsx from here on ({type(error).__name__})"
+        yield number + 1, {}, f"broken xlsx from here on ({type(error).__name__})"
 
 
 def _read_txt(file: Path) -> Numbered:

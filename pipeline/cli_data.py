@@ -42,6 +42,7 @@ def prepare(
     validation: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
     test: Annotated[float, typer.Option(help="Share for test.")] = 0.05,
     parquet: Annotated[bool, typer.Option(help="Write parquet too.")] = False,
+    replies: Annotated[bool, typer.Option(help="Write alpaca_replies too: one Alpaca row a reply.")] = False,
     off: Annotated[list[str] | None, typer.Option(help="A cleaning rule to switch off, such as repeats.")] = None,
 ) -> None:
     """Raw dialogue files to clean, leak-free conversations in all forms."""
@@ -58,7 +59,7 @@ def prepare(
             deduplicate={"near": near or None},
             split={"validation": validation, "test": test},
             clean=dict.fromkeys(off or [], False),
-            formats=["messages", "alpaca", "sharegpt", *(["parquet"] if parquet else [])],
+            formats=["messages", "alpaca", "sharegpt", *["alpaca_replies"] * replies, *["parquet"] * parquet],
         )
     books = {**report["sources"], "total": report["rows"]}
     _table("Rows", [{"": fate, **{name: book[fate] for name, book in books.items()}} for fate in report["rows"]])
@@ -67,6 +68,11 @@ def prepare(
     if changes:
         _table("Changed", [{"what": what, "count": count} for what, count in changes.items()])
     console.print(f"{report['conversations']:,} conversations, {report['supervised_replies']:,} supervised replies")
+    if shared := report["shared_replies"]:
+        console.print(
+            f"{shared:,} replies stand where conversations begin alike: messages/ marks them as given, alpaca/ and "
+            "sharegpt/ teach them again. --replies writes alpaca_replies/, exact with mask_history: true"
+        )
     console.print(f"Look at it: gonggam data explore {out}")
 
 

@@ -147,10 +147,15 @@ def test_split_is_stable_under_added_data_and_keeps_roots_together():
     assert 35 <= counts["test"] <= 90
 
 
-roots64 = st.sets(st.integers(0, 2**64 - 1), max_size=60)
+def some_roots(start: int, count: int) -> set[int]:
+    return {talk(f"{i}번째로 말을 건 사람의 긴 이야기").root() for i in range(start, start + count)}
 
 
-@given(st.lists(roots64, min_size=1, max_size=4), st.lists(roots64, min_size=4, max_size=4))
+spans = st.builds(some_roots, st.integers(0, 2000), st.integers(0, 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(spans, min_size=1, max_size=4), st.lists(spans, min_size=4, max_size=4))
 def test_every_source_has_its_share_and_added_data_moves_stand_ins_only(old, added):
     shares = {"validation": 0.05, "test": 0.05}
 
@@ -382,18 +387,27 @@ def test_other_files_in_the_folder_survive_and_results_are_replaced(tmp_path, fe
     assert not list(out.glob(".preparing*"))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from(["instruction", "output", "type"]), st.none() | st.text(max_size=40)),
-        max_size=8,
+hostile = (
+    st.none()
+    | st.floats()
+    | st.sampled_from(
+        ["nan", "\0", "😢", "한 줄\\n두 줄", "질문: 가\n답변 : 나\n질문:", "\ud800", "ㅋ" * 50, "가" * 20_000]
     )
+    | st.text(max_size=40)
 )
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.dictionaries(st.sampled_from(["instruction", "output", "type"]), hostile), max_size=8))
 def test_any_rows_end_as_kept_merged_or_quarantined(tmp_path, rows):
-    write_jsonl(tmp_path / "a.jsonl", [*rows, {"instruction": "안녕하세요", "output": "반가워요", "type": "single"}])
+    good = {"instruction": "안녕하세요", "output": "반가워요", "type": "single"}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, good]), "utf-8")
     report = prepare([{"reader": "empathetic_dialogues_ko", "path": str(tmp_path / "a.jsonl")}], tmp_path / "out")
     book = report["rows"]
     assert book["rows"] == len(rows) + 1 == sum(n for fate, n in book.items() if fate != "rows")
+    for line in (tmp_path / "out/quarantine.jsonl").read_text("utf-8").split("\n")[:-1]:
+        entry = json.loads(line, parse_constant=pytest.fail)  # NaN is no JSON for other programs
+        assert entry["reason"]
 
 
 # --- peers

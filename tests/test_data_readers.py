@@ -255,8 +255,17 @@ def test_no_row_crashes_a_reader(values, name):
         assert any(turn.content for turn in outcomes[0][1].turns)
 
 
+#: Lines that are good, odd, of another encoding, or cut off.
+LINES = st.sampled_from(
+    [b"q,a", b'{"q": "\xea\xb0\x80", "a": "b"}', b"[", b"]", b'{"data": [', b'"', b"\0", b"\xff\xfe", b"\\n", b"NaN"]
+)
+LINES |= st.text(max_size=30).map(lambda text: text.encode("utf-8", "replace"))
+LINES |= st.text('가나다, \t"', max_size=30).map(lambda text: text.encode("cp949", "replace"))
+MIXED = st.lists(LINES, max_size=8).map(b"\n".join)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.binary(max_size=300) | st.text(max_size=200).map(lambda t: ("q,a\n" + t).encode("utf-8", "replace")))
+@given(data=st.binary(max_size=300) | MIXED)
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "txt", "parquet", "xlsx"])
 def test_no_file_crashes_a_reader(tmp_path, data, suffix):
     path = tmp_path / f"hostile.{suffix}"
@@ -314,6 +323,21 @@ def test_a_json_list_of_any_length_needs_little_memory(tmp_path):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (count, peak < 6e6) == (8_000, True)
+
+
+def test_a_line_of_ten_million_letters_is_read(tmp_path):
+    rows = [{"q": "가" * 10_000_000, "a": "네"}, {"q": "나", "a": "네"}]
+    lengths = [len(outcome.turns[0].content) for *_, outcome in read(None, jsonl(tmp_path / "a.jsonl", rows))]
+    assert lengths == [10_000_000, 1]
+
+
+def test_broken_lines_are_kept_as_they_stand(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"q": "안녕", "a": "네"}\n{"q": "안녕", "a": \n[1]\n', "utf-8")
+    rows = [row for _, row, outcome in read(None, str(tmp_path)) if isinstance(outcome, str)]
+    assert [row.values for row in rows] == [{"line": '{"q": "안녕", "a":'}, {"value": [1]}]
+    (tmp_path / "a.csv").write_text("q,a\n안녕,네,뭐\n가,나\n", "utf-8")
+    (row, *_) = [row for _, row, _ in read(None, str(tmp_path / "a.csv"))]
+    assert (row.values, row.error) == ({"cells": ["안녕", "네", "뭐"]}, "3 fields where the header names 2")
 
 
 def test_what_json_files_hold(tmp_path):
