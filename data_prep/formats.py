@@ -22,10 +22,15 @@ Record = dict[str, Any]
 
 
 def messages_row(conversation: Conversation) -> Record:
-    """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on."""
+    """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on.
+
+    ``source``, ``file`` and ``row`` say where it comes from.
+    """
     return {
         "id": conversation.id,
         "source": conversation.source,
+        "file": conversation.meta.get("file", ""),
+        "row": conversation.meta.get("row", 0),
         "category": conversation.meta.get("category", ""),
         "emotion": conversation.meta.get("emotion", ""),
         "given": conversation.given,
