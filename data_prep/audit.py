@@ -1,8 +1,10 @@
 """Leak audit: does anything a model is trained on stand in what it is measured by?
 
-Any beginning of a conversation of two turns or more that stands in train and also in validation, test or an
-evaluation set is an error. A shared first turn is listed only: people often open with the same words. Texts are
-compared by their letters and digits, so that spacing and marks hide nothing.
+Any beginning of a conversation of two turns or more that stands in train and also in validation, test, an evaluation
+set or a set of preference pairs is an error. Only pairs of the train split may share beginnings with the train
+conversations: preparation makes them from these, so that DPO starts where SFT ended (``apart`` forbids it). A shared
+first turn is listed only: people often open with the same words. Texts are compared by their letters and digits, so
+that spacing and marks hide nothing.
 """
 
 from __future__ import annotations
@@ -17,9 +19,10 @@ from typing import Any
 from data_prep.conversation import Conversation, letters
 from data_prep.near import near_duplicates
 from data_prep.sources import read
+from data_prep.split import SPLITS
 from gonggam.errors import UserError
 
-TRAIN, HELD_OUT, PREFERENCE = "train", "held-out", "preference"
+TRAIN, HELD_OUT, PREFERENCE, TRAIN_PAIRS = "train", "held-out", "preference", "train pairs"
 _ROLES = {
     "train": TRAIN,
     "validation": HELD_OUT,
@@ -41,7 +44,7 @@ class Audit:
         unread: rows that hold no conversation.
         leaks: held-out conversations that share two turns or more with train; ``examples`` shows some.
         openers: first turns that stand on both sides, with how many held-out conversations they open.
-        preference: preference pairs whose conversation is also trained on by SFT.
+        preference: pairs of the train split whose conversation is also trained on by SFT.
         near: held-out conversations that nearly equal one in train without sharing its beginning.
     """
 
@@ -73,10 +76,10 @@ def audit(files: Sequence[str | Path], *, near: float | None = 0.85, apart: bool
     """Audit files, or folders that `data_prep.prepare` wrote, against one another.
 
     Args:
-        files: each a path whose name says its role (train, validation, test, eval ...), or ``role=path``. Preference
-            files of a split named train count as preference data, those of other splits as held-out.
+        files: each a path whose name says its role (train, validation, test, eval, preference ...), or ``role=path``.
+            Pairs of the role train may share beginnings with train conversations, pairs of the role preference not.
         near: Jaccard similarity from which on two conversations are near duplicates; None does not look.
-        apart: whether a preference pair from an SFT training conversation is a leak too.
+        apart: whether a train pair from an SFT training conversation is a leak too.
         examples: how many leaks to show.
 
     Raises:
@@ -86,24 +89,23 @@ def audit(files: Sequence[str | Path], *, near: float | None = 0.85, apart: bool
     entries: list[_Entry] = []
     for role, path in _roles(files):
         count = 0
-        for _, row, outcome in read(None, str(path)):
+        for reader, row, outcome in read(None, str(path)):
             if isinstance(outcome, str):
                 result.unread += 1
                 continue
             count += 1
+            role = TRAIN_PAIRS if role == TRAIN and reader == "pairs" else role
             entries.append(_Entry(outcome, role, path.as_posix(), row.number, _chain(outcome)))
         result.files.append({"file": path.as_posix(), "role": role, "conversations": count})
-    held = [entry for entry in entries if entry.role == HELD_OUT]
-    pairs = [entry for entry in entries if entry.role == PREFERENCE]
-    train = [entry for entry in entries if entry.role == TRAIN]
-    leaking = _shared(held, [*train, *pairs], result, examples)
-    in_train = _positions(train)
-    result.preference = sum(len(e.chain) > 1 and e.chain[1] in in_train for e in pairs)
-    if apart:
-        result.leaks += result.preference
-        _shared(pairs, train, Audit(examples=result.examples), examples)
+    held, train, pairs, train_pairs = (
+        [entry for entry in entries if entry.role == role] for role in (HELD_OUT, TRAIN, PREFERENCE, TRAIN_PAIRS)
+    )
+    leaking = _shared(held, [*train, *pairs, *train_pairs], result, examples)
+    leaking |= _shared(pairs, train, result, examples)
+    by_design = result if apart else Audit()
+    result.preference = len(_shared(train_pairs, train, by_design, examples))
     if near is not None:
-        _near([*train, *pairs], [e for e in held if id(e) not in leaking], near, result, examples)
+        _near([*train, *pairs, *train_pairs], [e for e in held if id(e) not in leaking], near, result, examples)
     return result
 
 
@@ -116,6 +118,7 @@ def _roles(files: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
             yield _ROLES[label], path
         elif path.is_dir():
             found = [f for form in ("messages", "preference") for f in sorted((path / form).glob("*.jsonl"))]
+            found = found or [path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()]
             if not found:
                 raise UserError("holds neither messages/ nor preference/", "name the files themselves", file=path)
             yield from ((_role(file), file) for file in found if file.stat().st_size)
@@ -128,8 +131,7 @@ def _roles(files: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
 def _role(path: Path) -> str:
     for word in (*re.split(r"[\W_]+", path.stem.lower()), path.parent.name):
         if word in _ROLES:
-            role = _ROLES[word]
-            return PREFERENCE if role == TRAIN and path.parent.name == "preference" else role
+            return _ROLES[word]
     raise UserError("is this train or held-out?", f"say so: train={path} or test={path}", file=path)
 
 

@@ -20,7 +20,7 @@ from data_prep.formats import ROWS, Writer, finishing, labelled_row, preference_
 from data_prep.near import jaccard, near_duplicates, shingles
 from data_prep.options import PrepareOptions
 from data_prep.reassemble import DUPLICATE, KEPT, MERGED, fates, given_turns
-from data_prep.split import split_of
+from data_prep.split import Split, guaranteed, split_of
 from data_prep.spool import Spool
 from gonggam.errors import UserError
 from gonggam.files import write_json, write_text
@@ -128,14 +128,28 @@ def _unwanted(data: Collected, fate: np.ndarray) -> list[int]:
     return result
 
 
-def _write(data: Collected, fate: np.ndarray, writer: Writer, progress: Progress) -> int:
-    """Write every kept row in every form, and the preference pairs; returns the number of supervised replies."""
-    options, taught, ids, replies = data.options, set[int](), set[str](), 0
-    roots = {data.root[row] for row in (fate == KEPT).nonzero()[0].tolist()}
+def _stand_ins(data: Collected, kept: Sequence[int]) -> dict[int, Split]:
+    """See `data_prep.split.guaranteed`."""
+    sources: list[list[int]] = [[] for _ in data.names]
+    for row in kept:
+        sources[data.source[row]].append(data.roots.group(data.root[row]))
+    return guaranteed(sources, **data.options.split.model_dump())
+
+
+def _write(data: Collected, fate: np.ndarray, writer: Writer, progress: Progress) -> Counter[str]:
+    """Write every kept row in every form, and the preference pairs.
+
+    Returns:
+        The number of replies ``taught``, and of those that stand ``again`` where conversations begin alike.
+    """
+    options, taught, ids, replies = data.options, set[int](), set[str](), Counter[str]()
+    kept = (fate == KEPT).nonzero()[0].tolist()
+    roots = {data.root[row] for row in kept}
+    moved = _stand_ins(data, kept)
     pairs: set[bytes] = set()
     for row, conversation in enumerate(data.spool):
         root = data.roots.group(data.root[row])
-        split = split_of(root, validation=options.split.validation, test=options.split.test)
+        split = moved.get(root) or split_of(root, **options.split.model_dump())
         identity = conversation.id
         if fate[row] == KEPT and identity in ids:
             identity = f"{identity}-{row}"
@@ -156,16 +170,18 @@ def _write(data: Collected, fate: np.ndarray, writer: Writer, progress: Progress
             continue
         if options.reassemble:
             conversation = replace(conversation, given=given_turns(conversation, taught))
-        replies += len(conversation.targets())
+        replies["taught"] += len(conversation.targets())
+        replies["again"] += sum(turn.role == "assistant" for turn in conversation.turns[: conversation.given])
         for form in options.formats:
             if form in ROWS:
-                writer.write(form, split, ROWS[form](conversation))
+                for record in ROWS[form](conversation):
+                    writer.write(form, split, record)
         if row % 500 == 0:
             progress(row, len(data.spool))
     return replies
 
 
-def _report(data: Collected, fate: np.ndarray, writer: Writer, replies: int) -> dict[str, Any]:
+def _report(data: Collected, fate: np.ndarray, writer: Writer, replies: Counter[str]) -> dict[str, Any]:
     for number, name in enumerate(data.names):
         rows = fate[[i for i, source in enumerate(data.source) if source == number]].tolist()
         data.books[name].update(FATES[row] for row in rows)
@@ -182,7 +198,8 @@ def _report(data: Collected, fate: np.ndarray, writer: Writer, replies: int) -> 
         "rows": {key: total[key] for key in columns},
         "sources": {name: {key: book[key] for key in columns} for name, book in data.books.items()},
         "conversations": sum(writer.counts.get("messages", Counter()).values()),
-        "supervised_replies": replies,
+        "supervised_replies": replies["taught"],
+        "shared_replies": replies["again"],
         "files": {form: dict(counts) for form, counts in sorted(writer.counts.items())},
         "cleaned": dict(sorted((+data.cleaner.counts).items())),
         "personal_data": dict(sorted(data.privacy.counts.items())),

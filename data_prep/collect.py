@@ -111,5 +111,9 @@ def _entry(name: str, row: Row, fate: str, reason: str) -> str:
     """One line of quarantine.jsonl."""
     entry: dict[str, Any] = {"source": name, "file": Path(row.file).name, "row": row.number, "fate": fate}
     entry |= {"reason": reason, "values": row.values}
-    line = json.dumps(entry, ensure_ascii=False, default=str)
+    try:
+        line = json.dumps(entry, ensure_ascii=False, default=str, allow_nan=False)
+    except ValueError:  # NaN and Infinity are no JSON
+        entry["values"] = {key: str(value) for key, value in row.values.items()}
+        line = json.dumps(entry, ensure_ascii=False)
     return line.encode("utf-8", "replace").decode("utf-8") + "\n"

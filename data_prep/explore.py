@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A bar chart, lying if the labels are long; ``line`` marks a place on a standing one."""
+    """A bar chart, lying if the labels are long."""
 
     name: str
     title: str
@@ -177,11 +178,9 @@ def _quarantine(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
     if rows:
         shown = [
             {
-                "file": row["file"],
-                "row": row["row"],
-                "fate": row["fate"],
-                "reason": row["reason"],
-                "values": str(row["values"])[:120],
+                "where": f"{row['file']}:{row['row']}",
+                "why": row["reason"],
+                "what stood there": json.dumps(row["values"], ensure_ascii=False)[:120],
             }
             for row in rows
         ]

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from types import TracebackType
@@ -21,10 +22,15 @@ Record = dict[str, Any]
 
 
 def messages_row(conversation: Conversation) -> Record:
-    """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on."""
+    """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on.
+
+    ``source``, ``file`` and ``row`` say where it comes from.
+    """
     return {
         "id": conversation.id,
         "source": conversation.source,
+        "file": conversation.meta.get("file", ""),
+        "row": conversation.meta.get("row", 0),
         "category": conversation.meta.get("category", ""),
         "emotion": conversation.meta.get("emotion", ""),
         "given": conversation.given,
@@ -33,7 +39,10 @@ def messages_row(conversation: Conversation) -> Record:
 
 
 def alpaca_row(conversation: Conversation) -> Record:
-    """Alpaca as LLaMA-Factory reads it: earlier exchanges in ``history``, the last one in instruction and output."""
+    """Alpaca as LLaMA-Factory reads it: earlier exchanges in ``history``, the last one in instruction and output.
+
+    The replies in ``history`` are trained on too, unless the trainer is told ``mask_history: true``.
+    """
     said = [turn.content for turn in conversation.turns if turn.role != "system"]
     system = next((turn.content for turn in conversation.turns if turn.role == "system"), "")
     return {
@@ -43,6 +52,12 @@ def alpaca_row(conversation: Conversation) -> Record:
         "system": system,
         "history": [[said[i], said[i + 1]] for i in range(0, len(said) - 2, 2)],
     }
+
+
+def alpaca_replies(conversation: Conversation) -> list[Record]:
+    """One Alpaca row for each reply that this conversation teaches; made for ``mask_history: true``."""
+    ends = [i for i, turn in enumerate(conversation.turns, 1) if turn.role == "assistant" and i > conversation.given]
+    return [alpaca_row(replace(conversation, turns=conversation.turns[:end])) for end in ends]
 
 
 def sharegpt_row(conversation: Conversation) -> Record:
@@ -78,24 +93,28 @@ def labelled_row(conversation: Conversation) -> Record:
     }
 
 
-ROWS: dict[str, Callable[[Conversation], Record]] = {
-    "messages": messages_row,
-    "alpaca": alpaca_row,
-    "sharegpt": sharegpt_row,
+ROWS: dict[str, Callable[[Conversation], list[Record]]] = {
+    "messages": lambda conversation: [messages_row(conversation)],
+    "alpaca": lambda conversation: [alpaca_row(conversation)],
+    "alpaca_replies": alpaca_replies,
+    "sharegpt": lambda conversation: [sharegpt_row(conversation)],
+}
+
+_ALPACA: Record = {
+    "formatting": "alpaca",
+    "columns": {
+        "prompt": "instruction",
+        "query": "input",
+        "response": "output",
+        "system": "system",
+        "history": "history",
+    },
 }
 
 #: Columns of each form in LLaMA-Factory's ``dataset_info.json``.
 _LLAMA_FACTORY: dict[str, Record] = {
-    "alpaca": {
-        "formatting": "alpaca",
-        "columns": {
-            "prompt": "instruction",
-            "query": "input",
-            "response": "output",
-            "system": "system",
-            "history": "history",
-        },
-    },
+    "alpaca": _ALPACA,
+    "alpaca_replies": _ALPACA,
     "sharegpt": {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}},
     "messages": {
         "formatting": "sharegpt",
@@ -116,6 +135,7 @@ OUTPUTS = (
     "quarantine.jsonl",
     "messages",
     "alpaca",
+    "alpaca_replies",
     "sharegpt",
     "parquet",
     "preference",

@@ -93,7 +93,8 @@ class PrepareOptions(_Options):
     reassemble: bool = Field(default=True, description="Join rows that hold prefixes of one conversation.")
     deduplicate: DeduplicateOptions = Field(default_factory=lambda: DeduplicateOptions(), description="Duplicates.")
     turns: Literal["all", "single"] = Field(default="all", description="single: only rows of one exchange.")
-    formats: list[Literal["messages", "alpaca", "sharegpt", "parquet"]] = Field(
+    formats: list[Literal["messages", "alpaca", "alpaca_replies", "sharegpt", "parquet"]] = Field(
         default=["messages", "alpaca", "sharegpt"],
-        description="Forms to write; preference pairs are written if there are any.",
+        description="Forms to write; preference pairs are written if there are any. alpaca_replies holds one row for "
+        "each reply, to be trained on with mask_history.",
     )

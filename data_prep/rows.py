@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from data_prep.json_text import objects
 from gonggam.errors import UserError
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".xlsx", ".txt")
@@ -97,16 +98,14 @@ def _read_file(file: Path) -> Iterator[Row]:
     }
     name = file.as_posix()
     try:
-        for number, values in kinds[file.suffix.lower()](file):
-            if isinstance(values, dict):
-                yield Row(name, number, values)
-            else:
-                yield Row(name, number, {}, values)
+        for number, values, *error in kinds[file.suffix.lower()](file):
+            yield Row(name, number, values, *error)
     except PermissionError as error:
         raise UserError("may not be read", "change its permissions", file=file) from error
 
 
-Numbered = Iterator[tuple[int, dict[str, Any] | str]]
+#: Number and values of each row; where they cannot be used a third item says why, and the values are what is there.
+Numbered = Iterator[tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]]
 
 
 def _open(file: Path) -> IO[str]:
@@ -142,12 +141,12 @@ def _read_csv(file: Path) -> Numbered:
             except StopIteration:
                 return
             except csv.Error as error:
-                yield reader.line_num, f"broken csv ({error})"
+                yield reader.line_num, {}, f"broken csv ({error})"
                 continue
             if header is None:
                 header = [cell.strip().lower() for cell in cells]
             elif len(cells) > len(header):
-                yield reader.line_num, f"{len(cells)} fields where the header names {len(header)}"
+                yield reader.line_num, {"cells": cells}, f"{len(cells)} fields where the header names {len(header)}"
             elif cells:
                 yield reader.line_num, dict(zip(header, cells, strict=False))
 
@@ -156,38 +155,47 @@ def _read_jsonl(file: Path) -> Numbered:
     with _open(file) as stream:
         for number, line in enumerate(stream, 1):
             if line.strip():
-                yield number, _parse_object(line)
+                yield _json_line(number, line)
 
 
-def _parse_object(line: str) -> dict[str, Any] | str:
+def _json_line(number: int, line: str) -> tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]:
     try:
-        value = json.loads(line)
+        return _json_row(number, json.loads(line))
     except (ValueError, RecursionError) as error:
-        return f"no valid JSON ({error})"
-    return _lower(value) if isinstance(value, dict) else "a JSON value, but no object"
+        return number, {"line": line[:1000].strip()}, f"no valid JSON ({_why(error)})"
+
+
+def _json_row(number: int, value: Any) -> tuple[int, dict[str, Any]] | tuple[int, dict[str, Any], str]:
+    if isinstance(value, dict):
+        return number, _lower(value)
+    return number, {"value": value}, "a JSON value, but no object"
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "msg", str(error))  # without the place, so that like faults are counted together
 
 
 def _read_json(file: Path) -> Numbered:
-    """A list of objects, an object that holds one such list, or JSON lines under another name."""
-    with _open(file) as stream:
-        text = stream.read()
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if text.lstrip().startswith("{") and "\n" in text.strip():
-            yield from _read_jsonl(file)
-        elif text.strip():
-            yield 1, f"no valid JSON ({error})"
+    """A list of objects, an object that holds such lists, or JSON lines under another name."""
+    if _is_jsonl(file):
+        yield from _read_jsonl(file)
         return
-    if isinstance(value, dict):
-        lists = [v for v in value.values() if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
-        value = lists[0] if len(lists) == 1 and not _is_row(value) else [value]
-    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        yield number, _lower(item) if isinstance(item, dict) else "a JSON value, but no object"
+    number = 0
+    with _open(file) as stream:
+        try:
+            for number, value in enumerate(objects(stream), 1):
+                yield _json_row(number, value)
+        except (ValueError, RecursionError) as error:
+            yield number + 1, {}, f"no valid JSON from here on ({_why(error)})"
 
 
-def _is_row(value: dict[str, Any]) -> bool:
-    return any(key in value for key in ("messages", "conversations", "dialogue", "turns", "prompt", "instruction"))
+def _is_jsonl(file: Path) -> bool:
+    """Whether the first line is an object and not the only one, or is broken but stands among lines that are."""
+    with _open(file) as stream:
+        lines = (line.strip() for line in iter(lambda: stream.readline(1 << 20), ""))
+        head = [line for line, _ in zip(filter(None, lines), range(20), strict=False)]
+    whole = [len(_json_line(0, line)) == 2 for line in head]
+    return len(head) > 1 and (whole[0] or (any(whole) and all(line.startswith("{") for line in head)))
 
 
 def _lower(value: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +214,7 @@ def _read_parquet(file: Path) -> Numbered:
                 number += 1
                 yield number, _lower(values)
     except (pa.ArrowException, OSError, ValueError) as error:
-        yield number + 1, f"broken parquet from here on ({type(error).__name__})"
+        yield number + 1, {}, f"broken parquet from here on ({type(error).__name__})"
 
 
 def _read_xlsx(file: Path) -> Numbered:
@@ -239,7 +247,7 @@ def _read_xlsx(file: Path) -> Numbered:
         RuntimeError,
         InvalidFileException,
     ) as error:  # what a broken workbook can set off
-        yield number + 1, f"broken xlsx from here on ({type(error).__name__})"
+        yield number + 1, {}, f"broken xlsx from here on ({type(error).__name__})"
 
 
 def _read_txt(file: Path) -> Numbered:

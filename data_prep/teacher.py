@@ -6,16 +6,15 @@ Every answer is appended to a cache file at once. A run that is killed and start
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from data_prep.answers import Answers, key_of
 from gonggam.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,10 +69,10 @@ class Teacher:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self.options, self.cache = options, Path(cache)
+        self.options = options
         self.usage = dict.fromkeys(("requests", "cached", "failed", "prompt_tokens", "completion_tokens"), 0)
         self._sleep, self._transport = sleep, transport
-        self._answers = self._read_cache()
+        self._answers = Answers(cache)
         self._next_start = 0.0
 
     def cost(self) -> float:
@@ -116,32 +115,27 @@ class Teacher:
         gate, done = asyncio.Semaphore(self.options.concurrency), 0
         pending = {self._key(r): r for r in requests if self._key(r) not in self._answers}
         self.usage["cached"] += len(requests) - len(pending)
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
 
-        with self.cache.open("a", encoding="utf-8") as file:
+        async def one(name: str, request: Sequence[Message]) -> None:
+            nonlocal done
+            async with gate:
+                answer = await self._ask(client, request)
+            if answer is None:
+                self.usage["failed"] += 1
+            else:
+                self._answers.put(name, answer)
+            done += 1
+            if progress:
+                progress(done, len(pending))
 
-            async def one(name: str, request: Sequence[Message]) -> None:
-                nonlocal done
-                async with gate:
-                    answer = await self._ask(client, request)
-                if answer is None:
-                    self.usage["failed"] += 1
-                else:
-                    self._answers[name] = answer
-                    file.write(json.dumps({"key": name, "answer": answer}, ensure_ascii=False) + "\n")
-                    file.flush()
-                done += 1
-                if progress:
-                    progress(done, len(pending))
-
-            timeout = httpx.Timeout(self.options.timeout)
-            async with httpx.AsyncClient(headers=headers, timeout=timeout, transport=self._transport) as client:
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for name, request in pending.items():
-                            group.create_task(one(name, request))
-                except* UserError as errors:
-                    raise errors.exceptions[0] from None
+        timeout = httpx.Timeout(self.options.timeout)
+        async with httpx.AsyncClient(headers=headers, timeout=timeout, transport=self._transport) as client:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for name, request in pending.items():
+                        group.create_task(one(name, request))
+            except* UserError as errors:
+                raise errors.exceptions[0] from None
         return [self._answers.get(self._key(request)) for request in requests]
 
     async def _ask(self, client: httpx.AsyncClient, request: Sequence[Message]) -> str | None:
@@ -199,22 +193,4 @@ class Teacher:
         return {"model": o.model, "messages": messages, "temperature": o.temperature, "max_tokens": o.max_tokens}
 
     def _key(self, request: Sequence[Message]) -> str:
-        asked = [self.options.base_url, self._body(request)]
-        return sha256(json.dumps(asked, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace")).hexdigest()
-
-    def _read_cache(self) -> dict[str, str]:
-        """Answers so far; a last line cut short by a kill is left out, and ended so that the next one stands alone."""
-        answers: dict[str, str] = {}
-        if not self.cache.exists():
-            return answers
-        data = self.cache.read_text("utf-8", errors="replace")
-        for line in data.splitlines():
-            try:
-                entry = json.loads(line)
-                answers[entry["key"]] = entry["answer"]
-            except (ValueError, LookupError, TypeError):
-                continue
-        if data and not data.endswith("\n"):
-            with self.cache.open("a", encoding="utf-8") as file:
-                file.write("\n")
-        return answers
+        return key_of([self.options.base_url, self._body(request)])

@@ -12,10 +12,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from gonggam.errors import UserError
+
 if TYPE_CHECKING:
     from data_prep import Conversation
     from data_prep.preferences import Prompts
     from data_prep.teacher import Teacher
+    from pipeline import Counselor
+
+    Splits = Mapping[str, list[Conversation]]
 
 app = typer.Typer(help="Prepare, check and look at data.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False)
@@ -37,6 +42,7 @@ def prepare(
     validation: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
     test: Annotated[float, typer.Option(help="Share for test.")] = 0.05,
     parquet: Annotated[bool, typer.Option(help="Write parquet too.")] = False,
+    replies: Annotated[bool, typer.Option(help="Write alpaca_replies too: one Alpaca row a reply.")] = False,
     off: Annotated[list[str] | None, typer.Option(help="A cleaning rule to switch off, such as repeats.")] = None,
 ) -> None:
     """Raw dialogue files to clean, leak-free conversations in all forms."""
@@ -53,7 +59,7 @@ def prepare(
             deduplicate={"near": near or None},
             split={"validation": validation, "test": test},
             clean=dict.fromkeys(off or [], False),
-            formats=["messages", "alpaca", "sharegpt", *(["parquet"] if parquet else [])],
+            formats=["messages", "alpaca", "sharegpt", *["alpaca_replies"] * replies, *["parquet"] * parquet],
         )
     books = {**report["sources"], "total": report["rows"]}
     _table("Rows", [{"": fate, **{name: book[fate] for name, book in books.items()}} for fate in report["rows"]])
@@ -62,6 +68,11 @@ def prepare(
     if changes:
         _table("Changed", [{"what": what, "count": count} for what, count in changes.items()])
     console.print(f"{report['conversations']:,} conversations, {report['supervised_replies']:,} supervised replies")
+    if shared := report["shared_replies"]:
+        console.print(
+            f"{shared:,} replies stand where conversations begin alike: messages/ marks them as given, alpaca/ and "
+            "sharegpt/ teach them again. --replies writes alpaca_replies/, exact with mask_history: true"
+        )
     console.print(f"Look at it: gonggam data explore {out}")
 
 
@@ -69,7 +80,7 @@ def prepare(
 def audit(
     files: Annotated[list[str], typer.Argument(help="Prepared folders, or files whose names say train, test ...")],
     near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 does not look.")] = 0.85,
-    apart: Annotated[bool, typer.Option(help="Preference pairs must not share conversations with SFT data.")] = False,
+    apart: Annotated[bool, typer.Option(help="Train pairs must not share conversations with SFT data.")] = False,
 ) -> None:
     """Does anything that is trained on stand in what is measured by? Exit code 1 if so.
 
@@ -84,13 +95,15 @@ def audit(
     if found.openers:
         first = "; ".join(f"{text[:30]!r}" for text in list(found.openers)[:5])
         console.print(f"shared first turns (no leak): {sum(found.openers.values()):,}, such as {first}", markup=False)
-    console.print(f"preference pairs from SFT training conversations: {found.preference:,}")
+    note = "a leak, as --apart says" if apart else "by design, as DPO starts where SFT ended; --apart makes it an error"
+    if found.preference:
+        console.print(f"train pairs from SFT training conversations: {found.preference:,} ({note})")
     console.print(f"near duplicates across splits: {found.near:,}")
     if found.near:
         _table("Near duplicates", found.near_examples)
     if not found.ok:
         _table("Leaks", found.examples)
-        console.print(f"[red]leak[/] {found.leaks:,} held-out conversations share two turns or more with train")
+        console.print(f"[red]leak[/] {found.leaks:,} conversations or pairs share two turns or more with train")
         raise typer.Exit(1)
     console.print("[green]no leaks[/]")
 
@@ -103,7 +116,11 @@ def prefer(
     model: Annotated[str, typer.Option(help="The teacher's model name.")] = "",
     api_key_env: Annotated[str, typer.Option(help="Environment variable with the key.")] = "OPENAI_API_KEY",
     policy: Annotated[str | None, typer.Option(help="Run or model whose replies become the rejected ones.")] = None,
-    samples: Annotated[int, typer.Option(help="With --policy: sample so many, the teacher judges best and worst.")] = 0,
+    samples: Annotated[int, typer.Option(help="With --policy: sample so many; best against worst is a pair.")] = 0,
+    judge: Annotated[
+        str | None, typer.Option(help="Who ranks samples: a judge of `eval` by name or YAML, or local; or the teacher.")
+    ] = None,
+    rubric: Annotated[str, typer.Option(help="What --judge goes by.")] = "counsel-ko",
     chosen_prompt: Annotated[Path | None, typer.Option(help="Text file instead of the packaged prompt.")] = None,
     rejected_prompt: Annotated[Path | None, typer.Option(help="Likewise; several parted by lines of ---.")] = None,
     rows: Annotated[int | None, typer.Option(help="Use at most this many conversations a split.")] = None,
@@ -118,17 +135,17 @@ def prefer(
     ] = None,
     dry_run: Annotated[bool, typer.Option(help="Only say what it would take.")] = False,
 ) -> None:
-    """Build preference pairs, then audit them. Without --teacher, DATA holds pairs already.
+    """Build preference pairs, then audit them. Without --teacher or --policy, DATA holds pairs already.
 
-    Answers are cached in OUT: after an interruption the same command goes on without asking (or paying) twice.
+    Answers, samples and verdicts are kept in OUT: after an interruption the same command goes on without asking (or
+    paying) twice.
     """
     from data_prep.preferences import by_split, from_pairs, load_prompts, teacher_requests
     from gonggam.files import write_jsonl
 
     splits = by_split(data, rows)
-    if teacher is None:
-        made = {split: from_pairs(conversations) for split, conversations in splits.items()}
-    else:
+    asked, prompts = None, load_prompts(chosen_prompt, rejected_prompt)
+    if teacher is not None:
         from data_prep.teacher import Teacher, TeacherOptions
 
         options = TeacherOptions(
@@ -140,36 +157,70 @@ def prefer(
             price_in=price_in,
             price_out=price_out,
         )
-        asked, prompts = Teacher(options, out / "cache.jsonl"), load_prompts(chosen_prompt, rejected_prompt)
-        if dry_run:
-            every = [conversation for conversations in splits.values() for conversation in conversations]
-            plan = asked.plan(teacher_requests(every, prompts, rejected=policy is None))
-            _table("Dry run", [{"what": what, "value": value} for what, value in plan.items()])
-            return
-        made = _ask(splits, asked, prompts, policy, samples)
+        asked = Teacher(options, out / "cache.jsonl")
+    if policy and not (samples or asked):
+        raise UserError("nobody writes the chosen replies", "add --teacher URL, or --samples N and --judge NAME")
+    if dry_run:
+        every = [conversation for conversations in splits.values() for conversation in conversations]
+        if policy and samples:
+            plan = {"samples": samples * len(every), "judged at most": samples * len(every)}
+        else:
+            plan = asked.plan(teacher_requests(every, prompts, rejected=policy is None)) if asked else {"requests": 0}
+        _table("Dry run", [{"what": what, "value": value} for what, value in plan.items()])
+        return
+    if policy and samples:
+        made = _rank(splits, asked, policy, samples, judge, rubric, out)
+    elif asked:
+        made = _ask(splits, asked, prompts, policy, out)
+    else:
+        made = {split: from_pairs(conversations) for split, conversations in splits.items()}
+    if asked:
+        usage = {**asked.usage, "cost": round(asked.cost(), 4)}
+        _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
     for split, pairs in made.items():
         write_jsonl(out / f"{split}.jsonl", pairs)
     _show_pair_audit(out, made, max_length, tokenizer, evaluation or [])
 
 
 def _ask(
-    splits: Mapping[str, list[Conversation]], teacher: Teacher, prompts: Prompts, policy: str | None, samples: int
+    splits: Splits, teacher: Teacher, prompts: Prompts, policy: str | None, out: Path
 ) -> dict[str, list[dict[str, Any]]]:
-    """Pairs of every split, with the teacher's help."""
-    from data_prep.preferences import from_samples, from_teacher, teacher_judge
+    """Pairs whose chosen reply the teacher wrote; the rejected one too, or the policy did."""
+    from data_prep.preferences import from_teacher
+    from pipeline.prefer import sampler
 
-    say, sample = _policy(policy) if policy else (None, None)
+    sample = sampler(_counselor(policy), policy, out / "samples.jsonl") if policy else None
+    say = (lambda prompt: sample(prompt, 1)[0]) if sample else None
     made = {}
     for split, conversations in splits.items():
         with _bar(split) as progress:
-            if sample and samples:
-                judge = teacher_judge(teacher)
-                made[split] = from_samples(conversations, sample, judge, n=samples, progress=progress)
-            else:
-                made[split] = from_teacher(conversations, teacher, prompts, policy=say, progress=progress)
-    usage = {**teacher.usage, "cost": round(teacher.cost(), 4)}
-    _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
+            made[split] = from_teacher(conversations, teacher, prompts, policy=say, progress=progress)
     return made
+
+
+def _rank(
+    splits: Splits, teacher: Teacher | None, policy: str, samples: int, judge: str | None, rubric: str, out: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Best against worst of the policy's samples, in the eyes of a judge, else of the teacher."""
+    from data_prep.preferences import from_samples, teacher_judge
+    from pipeline.prefer import geval_judge, sampler
+
+    if not judge and not teacher:
+        raise UserError("nobody is named to judge the samples", "add --judge NAME or --teacher URL")
+    counselor = _counselor(policy)
+    sample = sampler(counselor, policy, out / "samples.jsonl")
+    score = geval_judge(judge, rubric, out / "verdicts.jsonl", counselor) if judge else teacher_judge(teacher)
+    made = {}
+    for split, conversations in splits.items():
+        with _bar(split) as progress:
+            made[split] = from_samples(conversations, sample, score, n=samples, progress=progress)
+    return made
+
+
+def _counselor(where: str) -> Counselor:
+    from pipeline import Counselor
+
+    return Counselor.load(where)
 
 
 def _show_pair_audit(
@@ -199,24 +250,6 @@ def _show_pair_audit(
             failed = failed or finding.level == "error"
     if failed:
         raise typer.Exit(1)
-
-
-def _policy(where: str) -> tuple[Callable[..., str], Callable[..., list[str]]]:
-    """One reply, and n samples, of the model in a run folder (after SFT, if it has that) or elsewhere."""
-    from pipeline import Counselor
-    from pipeline.chat.backends import Request, Settings, collect
-    from pipeline.prompt import with_system
-
-    counselor = Counselor.load(where)
-    backend = counselor.backend
-    adapter = "sft" if "sft" in backend.adapters else None
-
-    def sample(prompt: list[dict[str, str]], n: int) -> list[str]:
-        messages = with_system(prompt, counselor.system)
-        asks = [Request(messages, Settings(adapter=adapter, seed=seed)) for seed in range(n)]
-        return [collect(stream).text for stream in backend.stream(asks)]
-
-    return (lambda prompt: sample(prompt, 1)[0]), sample
 
 
 @app.command()

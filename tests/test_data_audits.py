@@ -64,6 +64,21 @@ def test_prepared_data_has_no_leaks_and_a_planted_one_is_found(tmp_path):
     )
 
 
+def test_pairs_may_share_beginnings_with_train_only_where_they_are_of_train(tmp_path):
+    talk = ["고민이 하나 있어요", "말씀해 주세요"]
+    write_jsonl(tmp_path / "train.jsonl", rows(talk))
+    write_jsonl(tmp_path / "pairs" / "train.jsonl", [pair(*talk, "싫어요")])
+    train, pairs = tmp_path / "train.jsonl", tmp_path / "pairs" / "train.jsonl"
+    found = audit([train, tmp_path / "pairs"])
+    assert (found.ok, found.preference, found.files[1]["role"]) == (True, 1, "train pairs")
+    assert audit([train, pairs], apart=True).leaks == 1
+    for name in (f"preference={pairs}", f"test={pairs}", f"validation={pairs}"):
+        found = audit([train, name])
+        assert (found.leaks, found.examples[0]["turns"]) == (1, 2)
+    found = audit([pairs, f"eval={train}"])  # what DPO is trained on must not be measured by
+    assert found.leaks == 1
+
+
 def test_a_file_without_a_role_is_asked_about(tmp_path):
     write_jsonl(tmp_path / "data.jsonl", rows(["가", "나"]))
     with pytest.raises(UserError, match="train="):

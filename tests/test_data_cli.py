@@ -26,7 +26,7 @@ def test_prepare_audit_explore_prefer(tmp_path):
     assert "no leaks" in run("audit", data, "--near", 0)
     leaked = tmp_path / "eval.jsonl"
     write_jsonl(leaked, list(read_jsonl(data / "messages" / "train.jsonl"))[:3])
-    assert "3 held-out conversations share" in run("audit", data, leaked, "--near", 0, code=1)
+    assert "3 conversations or pairs share" in run("audit", data, leaked, "--near", 0, code=1)
     assert "report.html" in run("explore", data)
     pairs = tmp_path / "pairs"
     source = data / "preference" / "test.jsonl"

@@ -18,7 +18,7 @@ from data_prep.clean import Cleaner, in_order
 from data_prep.near import jaccard, near_duplicates, shingles
 from data_prep.options import CleanOptions
 from data_prep.reassemble import reassemble
-from data_prep.split import Roots, split_of
+from data_prep.split import ENOUGH, Roots, guaranteed, split_of
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl, sha256_tree, write_jsonl
 
@@ -147,6 +147,48 @@ def test_split_is_stable_under_added_data_and_keeps_roots_together():
     assert 35 <= counts["test"] <= 90
 
 
+def some_roots(start: int, count: int) -> set[int]:
+    return {talk(f"{i}번째로 말을 건 사람의 긴 이야기").root() for i in range(start, start + count)}
+
+
+spans = st.builds(some_roots, st.integers(0, 2000), st.integers(0, 60))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(spans, min_size=1, max_size=4), st.lists(spans, min_size=4, max_size=4))
+def test_every_source_has_its_share_and_added_data_moves_stand_ins_only(old, added):
+    shares = {"validation": 0.05, "test": 0.05}
+
+    def places(sources):
+        moved = guaranteed(sources, **shares)
+        return moved, {root: moved.get(root) or split_of(root, **shares) for roots in sources for root in roots}
+
+    moved, before = places(old)
+    for roots in old:
+        if len(roots) >= ENOUGH:
+            assert {before[root] for root in roots} == {"train", "validation", "test"}
+    moved_later, after = places([one | two for one, two in zip(old, added, strict=False)])
+    changed = {root for root in before if before[root] != after[root]}
+    assert changed <= set(moved) | set(moved_later)
+    assert len(moved) <= 2 * len(old)
+
+
+def test_a_small_source_is_in_every_split(tmp_path):
+    sources = []
+    for name in ("one", "two", "three"):
+        said = [{"q": f"{name}에서 온 {i}번째 이야기를 길게 합니다", "a": f"{name} {i} 네"} for i in range(20)]
+        write_jsonl(tmp_path / f"{name}.jsonl", said)
+        sources.append({"path": str(tmp_path / f"{name}.jsonl"), "name": name})
+    prepare(sources, tmp_path / "out", deduplicate={"near": None})
+    for split in ("train", "validation", "test"):
+        assert {row["source"] for row in read_jsonl(tmp_path / f"out/messages/{split}.jsonl")} == {
+            "one",
+            "two",
+            "three",
+        }
+    assert audit([tmp_path / "out"]).ok
+
+
 def test_rows_from_the_middle_share_the_split_of_their_conversation():
     whole = [
         "첫 번째로 하는 아주 긴 말입니다",
@@ -242,6 +284,30 @@ def test_branches_of_a_long_conversation_are_no_near_duplicates(tmp_path):
     assert sorted(row["given"] for row in read_jsonl(tmp_path / "out/messages/train.jsonl")) == [0, 8]
 
 
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(trees.filter(any))
+def test_written_forms_teach_every_reply_once(tmp_path, rows):
+    """TRL with ``given`` as context, and LLaMA-Factory with ``mask_history``; without it shared replies come again."""
+    talks = [[{"role": "assistant" if i % 2 else "user", "content": t} for i, t in enumerate(row)] for row in rows]
+    write_jsonl(tmp_path / "a.jsonl", [{"messages": messages} for messages in talks])
+    formats = ["messages", "alpaca", "alpaca_replies"]
+    options = {"formats": formats, "deduplicate": {"near": None}, "split": {"validation": 0, "test": 0}}
+    report = prepare([{"path": str(tmp_path / "a.jsonl")}], tmp_path / "out", **options)
+    written = {form: list(read_jsonl(tmp_path / f"out/{form}/train.jsonl")) for form in formats}
+
+    def said(row):
+        return tuple(text for pair in [*row["history"], (row["instruction"], row["output"])] for text in pair)
+
+    whole = [([m["content"] for m in row["messages"]], row["given"]) for row in written["messages"]]
+    once = Counter(tuple(t[:n]) for t, given in whole for n in range(given + 2, len(t) + 1, 2))
+    assert set(once) == {tuple(row[:n]) for row in rows for n in range(2, len(row) + 1, 2)}
+    assert set(once.values()) == {1}
+    assert Counter(map(said, written["alpaca_replies"])) == once
+    unmasked = Counter(said(row)[:n] for row in written["alpaca"] for n in range(2, len(said(row)) + 1, 2))
+    assert set(unmasked) == set(once)
+    assert unmasked.total() - once.total() == report["shared_replies"]
+
+
 def test_single_turns_only(messy, tmp_path):
     report = prepare([{"path": str(messy)}], tmp_path / "out", turns="single", deduplicate={"near": None})
     assert report["conversations"] == report["supervised_replies"] == 61
@@ -321,37 +387,46 @@ def test_other_files_in_the_folder_survive_and_results_are_replaced(tmp_path, fe
     assert not list(out.glob(".preparing*"))
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    st.lists(
-        st.dictionaries(st.sampled_from(["instruction", "output", "type"]), st.none() | st.text(max_size=40)),
-        max_size=8,
+hostile = (
+    st.none()
+    | st.floats()
+    | st.sampled_from(
+        ["nan", "\0", "😢", "한 줄\\n두 줄", "질문: 가\n답변 : 나\n질문:", "\ud800", "ㅋ" * 50, "가" * 20_000]
     )
+    | st.text(max_size=40)
 )
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.dictionaries(st.sampled_from(["instruction", "output", "type"]), hostile), max_size=8))
 def test_any_rows_end_as_kept_merged_or_quarantined(tmp_path, rows):
-    write_jsonl(tmp_path / "a.jsonl", [*rows, {"instruction": "안녕하세요", "output": "반가워요", "type": "single"}])
+    good = {"instruction": "안녕하세요", "output": "반가워요", "type": "single"}
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, good]), "utf-8")
     report = prepare([{"reader": "empathetic_dialogues_ko", "path": str(tmp_path / "a.jsonl")}], tmp_path / "out")
     book = report["rows"]
     assert book["rows"] == len(rows) + 1 == sum(n for fate, n in book.items() if fate != "rows")
+    for line in (tmp_path / "out/quarantine.jsonl").read_text("utf-8").split("\n")[:-1]:
+        entry = json.loads(line, parse_constant=pytest.fail)  # NaN is no JSON for other programs
+        assert entry["reason"]
 
 
 # --- peers
 
 
-def test_written_files_load_through_datasets(tmp_path):
+def test_written_files_load_through_datasets(tmp_path, few):
     datasets = pytest.importorskip("datasets")
-    prepare([{"reader": "counsel_ko"}], tmp_path / "out", formats=["messages", "alpaca", "sharegpt", "parquet"])
+    prepare([few], tmp_path / "out", formats=["messages", "alpaca", "sharegpt", "parquet"])
     for form, column in (("messages", "messages"), ("alpaca", "history"), ("sharegpt", "conversations")):
         files = {s: str(tmp_path / f"out/{form}/{s}.jsonl") for s in ("train", "validation", "test")}
         loaded = datasets.load_dataset("json", data_files=files, cache_dir=str(tmp_path / "cache"))
-        assert sum(map(len, loaded.values())) == 904
+        assert sum(map(len, loaded.values())) == 60
         assert column in loaded["train"].column_names
     loaded = datasets.load_dataset(str(tmp_path / "out"), "preference", cache_dir=str(tmp_path / "cache"))
     assert loaded["train"][0]["chosen"][0]["role"] == "assistant"
     loaded = datasets.load_dataset(
         "parquet", data_files=str(tmp_path / "out/parquet/*.parquet"), cache_dir=str(tmp_path / "cache")
     )
-    assert len(loaded["train"]) == 904
+    assert len(loaded["train"]) == 60
 
 
 def test_trl_sees_conversations_and_preferences(tmp_path, few):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 import data_prep
 from data_prep.conversation import Conversation
+from data_prep.json_text import objects
 from data_prep.sources import READERS, read, reader, recognise
 from gonggam.errors import UserError
 
@@ -252,8 +255,17 @@ def test_no_row_crashes_a_reader(values, name):
         assert any(turn.content for turn in outcomes[0][1].turns)
 
 
+#: Lines that are good, odd, of another encoding, or cut off.
+LINES = st.sampled_from(
+    [b"q,a", b'{"q": "\xea\xb0\x80", "a": "b"}', b"[", b"]", b'{"data": [', b'"', b"\0", b"\xff\xfe", b"\\n", b"NaN"]
+)
+LINES |= st.text(max_size=30).map(lambda text: text.encode("utf-8", "replace"))
+LINES |= st.text('가나다, \t"', max_size=30).map(lambda text: text.encode("cp949", "replace"))
+MIXED = st.lists(LINES, max_size=8).map(b"\n".join)
+
+
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.binary(max_size=300) | st.text(max_size=200).map(lambda t: ("q,a\n" + t).encode("utf-8", "replace")))
+@given(data=st.binary(max_size=300) | MIXED)
 @pytest.mark.parametrize("suffix", ["csv", "tsv", "json", "jsonl", "txt", "parquet", "xlsx"])
 def test_no_file_crashes_a_reader(tmp_path, data, suffix):
     path = tmp_path / f"hostile.{suffix}"
@@ -288,3 +300,58 @@ def test_damaged_workbooks_and_parquet_files_do_not_crash(tmp_path, whole_files,
     for _, row, outcome in read("chatbot_ko", str(tmp_path / f"a.{suffix}")):
         assert row.number
         assert outcome
+
+
+# --- .json of any size
+
+
+LISTS = st.lists(st.fixed_dictionaries({"q": st.text(max_size=20), "n": st.floats(allow_nan=False) | st.integers()}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=LISTS, wrapped=st.booleans(), indent=st.sampled_from([None, 2]), piece=st.integers(1, 7))
+def test_json_is_read_piece_by_piece_as_it_is_read_whole(rows, wrapped, indent, piece):
+    value = {"version": [1, 2], "data": rows, "more": {"a": []}} if wrapped and rows else rows
+    assert list(objects(io.StringIO(json.dumps(value, indent=indent, ensure_ascii=False)), piece)) == rows
+
+
+def test_a_json_list_of_any_length_needs_little_memory(tmp_path):
+    row = json.dumps({"q": "안녕하세요 " * 20, "a": "네, 반가워요"}, ensure_ascii=False)
+    (tmp_path / "long.json").write_text("[" + ",\n".join([row] * 8_000) + "]", "utf-8")  # 14 MB when read whole
+    tracemalloc.start()
+    count = sum(isinstance(outcome, Conversation) for *_, outcome in read("chatbot_ko", str(tmp_path / "long.json")))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (count, peak < 6e6) == (8_000, True)
+
+
+def test_a_line_of_ten_million_letters_is_read(tmp_path):
+    rows = [{"q": "가" * 10_000_000, "a": "네"}, {"q": "나", "a": "네"}]
+    lengths = [len(outcome.turns[0].content) for *_, outcome in read(None, jsonl(tmp_path / "a.jsonl", rows))]
+    assert lengths == [10_000_000, 1]
+
+
+def test_broken_lines_are_kept_as_they_stand(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"q": "안녕", "a": "네"}\n{"q": "안녕", "a": \n[1]\n', "utf-8")
+    rows = [row for _, row, outcome in read(None, str(tmp_path)) if isinstance(outcome, str)]
+    assert [row.values for row in rows] == [{"line": '{"q": "안녕", "a":'}, {"value": [1]}]
+    (tmp_path / "a.csv").write_text("q,a\n안녕,네,뭐\n가,나\n", "utf-8")
+    (row, *_) = [row for _, row, _ in read(None, str(tmp_path / "a.csv"))]
+    assert (row.values, row.error) == ({"cells": ["안녕", "네", "뭐"]}, "3 fields where the header names 2")
+
+
+def test_what_json_files_hold(tmp_path):
+    def outcomes(text: str) -> list:
+        (tmp_path / "a.json").write_text(text, "utf-8")
+        return [
+            outcome if isinstance(outcome, str) else said(outcome) for *_, outcome in read("chatbot_ko", str(tmp_path))
+        ]
+
+    good, pair = '{"Q": "안녕", "A": "네"}', ["안녕", "네"]
+    assert outcomes(f'{{"train": [{good}], "test": [{good}], "n": 2}}') == [pair, pair]
+    assert outcomes(f"{good}\n{{broken\n\n{good}\n")[::2] == [pair, pair]
+    assert outcomes(f"{{broken\n{good}\n")[1] == pair
+    assert outcomes(json.dumps(json.loads(good), indent=1)) == [pair]
+    assert outcomes(f"[{good}, 7, {good}, {{")[:3] == [pair, "a JSON value, but no object", pair]
+    assert "from here on" in outcomes(f"[{good}, {{")[-1]
+    assert outcomes("") == []

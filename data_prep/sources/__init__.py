@@ -83,7 +83,7 @@ def _default_path(name: str | None) -> str:
 
 def _recognised(rows: Iterator[Row], path: str) -> tuple[str, Iterator[Row]]:
     head = list(islice(rows, 50))
-    columns: dict[str, None] = {column: None for row in head for column in row.values}
+    columns: dict[str, None] = {column: None for row in head if not row.error for column in row.values}
     name = recognise(columns)
     if name == "single_practice" and not any("###" in str(row.values.get("text")) for row in head):
         name = "wellness"  # both may have nothing but lines of text
