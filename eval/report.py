@@ -166,12 +166,17 @@ def _samples(results: Results) -> Section:
 
 def _metrics(results: Results) -> Section:
     section = Section("Measures without a judge")
+    human = "; human: the replies that people wrote to the same messages" if results["human"] else ""
     names = dict.fromkeys(name for measures in results["metrics"].values() for name in measures)
     rows = [
-        {"measure": metric_name(name), **{s: spread(results["metrics"][s][name]) for s in results["systems"]}}
+        {
+            "measure": metric_name(name),
+            **{s: spread(results["metrics"][s][name]) for s in results["systems"]},
+            **({"human": spread(results["human"][name]) if name in results["human"] else None} if human else {}),
+        }
         for name in names
     ]
-    section.table(rows, caption="Mean over replies and confidence interval")
+    section.table(rows, caption=f"Mean over replies and confidence interval{human}")
     corpus = dict.fromkeys(name for measures in results["corpus"].values() for name in measures)
     rows = [
         {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}

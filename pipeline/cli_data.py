@@ -164,9 +164,11 @@ def _ask(
         with _bar(split) as progress:
             if sample and samples:
                 judge = teacher_judge(teacher)
-                made[split] = from_samples(conversations, sample, judge, n=samples, progress=progress)
+                pairs = from_samples(conversations, sample, judge, n=samples, progress=progress)
             else:
-                made[split] = from_teacher(conversations, teacher, prompts, policy=say, progress=progress)
+                pairs = from_teacher(conversations, teacher, prompts, policy=say, progress=progress)
+            # Whoever chose must not judge what was learnt of it: the eval stage reads this.
+            made[split] = [{**pair, "made_by": teacher.options.model} for pair in pairs]
     usage = {**teacher.usage, "cost": round(teacher.cost(), 4)}
     _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
     return made

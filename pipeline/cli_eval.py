@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,29 +29,40 @@ app = typer.Typer(cls=_RunByDefault, help="Judge answers, compare runs, rebuild 
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
-    judge: Annotated[str | None, typer.Option(help="name or YAML of a judge; `local` is the run's own model")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="name or YAML of a judge; `local` is the run's own model; several form a jury"),
+    ] = None,
     rubric: Annotated[str | None, typer.Option(help="name or YAML of a rubric")] = None,
     limit: Annotated[int | None, typer.Option(help="evaluate so many conversations")] = None,
+    repeats: Annotated[int | None, typer.Option(help="judgements per answer and criterion")] = None,
+    pairwise: Annotated[bool | None, typer.Option(help="also let the judge compare the systems two by two")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="estimate the cost from the last replies, and stop")
     ] = False,
 ) -> None:
     """Do a run's eval stage anew. What the same judge was asked before is not asked again."""
-    from gonggam.errors import UserError
+    from eval import load_judge, load_rubric
 
-    lock = folder / "recipe.lock.yaml"
-    if not lock.is_file():
-        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    lock = _lock(folder)
+    if rubric:
+        load_rubric(rubric)  # what is there already is not thrown away for a misspelt name
+    for name in judge or ():
+        if name != "local":
+            load_judge(name)
     if dry_run:
-        return _estimate(folder, judge, rubric, limit)
+        return _estimate(folder, judge, rubric, limit, repeats)
     from pipeline.execute import execute
     from pipeline.recipe import load_recipe
     from pipeline.run import Run
 
-    wanted = {"eval.judge": judge, "eval.rubric": rubric, "eval.items": limit}
-    overrides = [f"{key}={value}" for key, value in wanted.items() if value is not None]
-    command = ["gonggam", "eval", *sys.argv[2:]]
-    execute(load_recipe(lock, overrides), Run(folder), command, only="eval", force=True)
+    wanted = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
+    if rubric:
+        wanted["criteria"] = "null"  # those of the recipe belong to its own rubric
+    overrides = [f"eval.{key}={json.dumps(value) if key == 'judge' else value}" for key, value in wanted.items() if value]
+    execute(
+        load_recipe(lock, overrides), Run(folder), ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True
+    )
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
 
@@ -103,16 +115,27 @@ def meta(
     console.print(table)
 
 
-def _estimate(folder: Path, judge: str | None, rubric: str | None, limit: int | None) -> None:
+def _lock(folder: Path) -> Path:
+    from gonggam.errors import UserError
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    return lock
+
+
+def _estimate(
+    folder: Path, judge: list[str] | None, rubric: str | None, limit: int | None, repeats: int | None
+) -> None:
     from eval import load_judge, load_rubric
     from eval.compare import find_raw
     from eval.cost import estimate
 
     raw = find_raw(folder)
     count = limit or len(raw.items)
-    judges = [load_judge(judge)] if judge and judge != "local" else raw.judges
+    judges = [load_judge(name) for name in judge if name != "local"] if judge else raw.judges
     replies = {name: texts[:count] for name, texts in raw.replies.items()}
-    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies)
+    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies, repeats or 1)
     console.print(
         f"{found.questions} questions, about {found.prompt_tokens:,} tokens read and "
         f"{found.completion_tokens:,} written, about {found.cost:.2f} USD"

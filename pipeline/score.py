@@ -15,8 +15,10 @@ from pipeline.prompt import with_system
 from pipeline.story import sections
 from pipeline.train.data import conversations, pairs, sft_rows
 from pipeline.train.measure import perplexity, reply_logprobs
+from pipeline.yardsticks import checks, likeness, pair_makers
 
 if TYPE_CHECKING:
+    from pipeline.run import Run
     from pipeline.stages import Context
 
 Progress = Callable[[int, int], None]
@@ -51,6 +53,10 @@ def run_eval(context: Context) -> dict[str, Any]:
             out=context.folder,
             progress=context.progress,
             pairs=[_calibration_pair(pair) for pair in pairs(context.prepared, "test")],
+            pair_judge=pair_makers(context.prepared),
+            checks=checks(context.recipe.chat),
+            cache=verdicts_of(context.run),
+            **likeness(context.recipe, context.run),
             extra_sections=sections(context.run, context.recipe, perplexities),
         )
     backend.close()
@@ -59,6 +65,11 @@ def run_eval(context: Context) -> dict[str, Any]:
         for i, item in enumerate(items[: options.samples])
     ]
     return {"perplexity": perplexities, "samples": samples, "judge_trusted": results["judge_trusted"]}
+
+
+def verdicts_of(run: Run) -> Path:
+    """Where a run's judges' answers are kept: outside the stage, which starts empty when code or recipe changed."""
+    return run.folder / "verdicts"
 
 
 def _logprobs(
