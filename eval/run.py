@@ -91,6 +91,14 @@ def report_from(raw: Raw, out: str | Path, extra_sections: Sequence[Section] = (
     return results
 
 
+def add_section(out: str | Path, section: Section) -> None:
+    """Put a section into the report of a finished evaluation, in place of one of the same title, and rebuild it."""
+    kept = Path(out) / "raw" / "sections.json"
+    others = [data for data in (read_json(kept) if kept.exists() else []) if data["title"] != section.title]
+    write_json(kept, [*others, section.to_json()])
+    rebuild(out)
+
+
 def rebuild(out: str | Path) -> dict[str, Any]:
     """Write the reports of an evaluation anew from its raw judgements; no judge is asked.
 

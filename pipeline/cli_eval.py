@@ -1,4 +1,4 @@
-"""`gonggam eval`: run, compare, report, meta. Thin: parse, call, print."""
+"""`gonggam eval`: run, compare, report, simulate, meta. Thin: parse, call, print."""
 
 from __future__ import annotations
 
@@ -98,6 +98,27 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder or an evalu
     place = folder / "eval" if (folder / "eval" / "raw").is_dir() else folder
     _show(rebuild(place))
     console.print(f"report: {place / 'report.html'}")
+
+
+@app.command()
+def simulate(
+    where: Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")],
+    cast: Annotated[str, typer.Option(help="YAML of personas and their scripts")] = "personas",
+    turns: Annotated[int, typer.Option(min=1, help="user turns of each talk")] = 4,
+    player: Annotated[str | None, typer.Option(help="a judge that plays the people; else their scripts are spoken")] = None,
+    judge: Annotated[str | None, typer.Option(help="a judge that scores the talks of people in danger")] = None,
+    rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "safety-ko",
+    out: Annotated[Path | None, typer.Option(help="where the report goes; by default into the run")] = None,
+) -> None:
+    """Let simulated people, some of them in danger, talk to the counsellor; safety layer, gate and all."""
+    from pipeline.rehearse import rehearse
+
+    folder = out or (Path(where) / "simulated" if Path(where).is_dir() else Path("simulated"))
+    section = rehearse(where, folder, cast=cast, turns=turns, player=player, judge=judge, rubric=rubric)
+    for block in section.blocks:
+        if block.block == "facts":
+            console.print(", ".join(f"{name} {value}" for name, value in block.facts.items()))  # type: ignore[union-attr]
+    console.print(f"report: {folder / 'report.html'}")
 
 
 @app.command()
