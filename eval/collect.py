@@ -194,14 +194,13 @@ def _judges(judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None, optio
     return [HttpJudge(load_judge(name)) for name in named if name is not None]
 
 
-def _refuse_pair_judge(
-    judges: Sequence[Judge], makers: str | Collection[str] | None, options: EvalOptions
-) -> None:
+def _refuse_pair_judge(judges: Sequence[Judge], makers: str | Collection[str] | None, options: EvalOptions) -> None:
     made = {_family(maker) for maker in ([makers] if isinstance(makers, str) else makers or ())}
     for judge in judges:
         if _family(judge.spec.model) in made and not options.allow_pair_judge:
             raise UserError(
-                f"{judge.spec.model} made the preference pairs that this run was trained on, so it would judge its own taste",
+                f"{judge.spec.model} made the preference pairs that this run was trained on, "
+                "so it would judge its own taste",
                 "choose another judge, or set `eval.allow_pair_judge: true`",
             )
 

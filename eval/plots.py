@@ -29,7 +29,9 @@ def grouped(groups: Groups, systems: Sequence[str]) -> Figure:
 
     figure = go.Figure()
     for system in systems:
-        bars = [(name, bootstrap(mean, scores[system], reps=500)) for name, scores in groups.items() if system in scores]
+        bars = [
+            (name, bootstrap(mean, scores[system], reps=500)) for name, scores in groups.items() if system in scores
+        ]
         error = [(b.value or 0.0, b.low, b.high) for _, b in bars]
         figure.add_bar(
             name=system,
@@ -38,8 +40,8 @@ def grouped(groups: Groups, systems: Sequence[str]) -> Figure:
             error_y={
                 "type": "data",
                 "symmetric": False,
-                "array": [0.0 if high is None else high - value for value, _, high in error],
-                "arrayminus": [0.0 if low is None else value - low for value, low, _ in error],
+                "array": [None if high is None else high - value for value, _, high in error],
+                "arrayminus": [None if low is None else value - low for value, low, _ in error],
             },
         )
     return figure.update_layout(barmode="group", yaxis={"range": [0, 102]})

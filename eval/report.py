@@ -30,6 +30,16 @@ OFF_SCALE = (
     "that is left: it hardly understands the form."
 )
 
+HOW_TO_READ = (
+    "Brackets hold the interval in which the true value lies with the confidence chosen (95 % as shipped). p is the "
+    "probability of seeing so large a difference between systems that are equally good, corrected for the number of "
+    "comparisons."
+)
+NO_VERDICT = (
+    "No verdict: a judge that fails its own test cannot tell which system is better. Its figures are kept here for "
+    "completeness; look at the measures without a judge and at the answers side by side instead."
+)
+
 
 def write_report(
     results: Results, out: str | Path, extra_sections: Sequence[Section] = (), title: str = "Evaluation report"
@@ -102,8 +112,11 @@ def _summary(results: Results) -> Section:
     judged = {name: total for name, total in totals.items() if total["value"] is not None}
     if judged:
         section.facts({f"{name} (of 100)": f"{total['value']:.1f}" for name, total in judged.items()})
+        if results["judge_trusted"] is False:
+            return section.text(NO_VERDICT)
         for sentence in verdicts(results):
             section.text(sentence)
+        section.text(HOW_TO_READ)
     return section
 
 

@@ -66,11 +66,11 @@ def groups_section(results: Results) -> Section:
         ("Mean total (0-100) by length of the conversation", lambda row: _turns((row["turns"] + 1) // 2)),
     ):
         groups: Groups = {}
-        for row in sorted(judged, key=lambda row: row["turns"]):
+        for row in sorted(judged, key=lambda row: (row["turns"], row["category"])):
             groups.setdefault(name(row), {}).setdefault(row["system"], []).append(row["scores"][TOTAL])
         if len(groups) > 1:
             section.figure(grouped(groups, results["systems"]), caption=f"{title}, with 95 % intervals")
-        section.table(_rows(groups, results["systems"]), caption=title)
+        section.table(_rows(groups, results["systems"]))
     return section
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,13 @@ class _RunByDefault(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
 
 
+class Who(StrEnum):
+    """Whose replies are compared."""
+
+    policy = "policy"
+    counselor = "counselor"
+
+
 app = typer.Typer(cls=_RunByDefault, help="Judge answers, compare runs, rebuild reports.", no_args_is_help=True)
 
 
@@ -34,8 +42,8 @@ def run(
         typer.Option(help="name or YAML of a judge; `local` is the run's own model; several form a jury"),
     ] = None,
     rubric: Annotated[str | None, typer.Option(help="name or YAML of a rubric")] = None,
-    limit: Annotated[int | None, typer.Option(help="evaluate so many conversations")] = None,
-    repeats: Annotated[int | None, typer.Option(help="judgements per answer and criterion")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="evaluate so many conversations")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="judgements per answer and criterion")] = None,
     pairwise: Annotated[bool | None, typer.Option(help="also let the judge compare the systems two by two")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="estimate the cost from the last replies, and stop")
@@ -50,6 +58,7 @@ def run(
     for name in judge or ():
         if name != "local":
             load_judge(name)
+    judge = judge or None
     if dry_run:
         return _estimate(folder, judge, rubric, limit, repeats)
     from pipeline.execute import execute
@@ -59,33 +68,48 @@ def run(
     wanted = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
     if rubric:
         wanted["criteria"] = "null"  # those of the recipe belong to its own rubric
-    overrides = [f"eval.{key}={json.dumps(value) if key == 'judge' else value}" for key, value in wanted.items() if value]
-    execute(
-        load_recipe(lock, overrides), Run(folder), ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True
-    )
+    overrides = [
+        f"eval.{key}={json.dumps(value) if key == 'judge' else value}"
+        for key, value in wanted.items()
+        if value is not None
+    ]
+    execute(load_recipe(lock, overrides), Run(folder), ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
 
 
 @app.command()
 def compare(
-    targets: Annotated[list[str], typer.Argument(help="run folders; `base` is the first one's base model")],
-    judge: Annotated[str | None, typer.Option(help="judge all anew (name or YAML)")] = None,
+    targets: Annotated[
+        list[str], typer.Argument(help="runs, model folders, hub ids, openai:URL#model; `base`: the first run's base")
+    ],
+    answers: Annotated[Who, typer.Option(help="the bare models' replies, or what users would be told")] = Who.policy,
+    judge: Annotated[list[str] | None, typer.Option(help="judge all anew (name or YAML); several form a jury")] = None,
     rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "counsel-ko",
+    pairwise: Annotated[bool, typer.Option(help="with --judge: also compare two by two")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many conversations")] = None,
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("compare"),
 ) -> None:
-    """Several runs on the conversations they share; judged anew only with --judge."""
-    from eval import EvalOptions, evaluate
-    from eval.compare import gather
+    """Several runs or models on the same conversations; replies that are missing are asked for."""
+    from eval import EvalOptions, evaluate, load_judge, load_rubric
     from eval.run import report_from
+    from pipeline.versus import contest
 
-    raw = gather(targets)
-    if judge:
-        options = EvalOptions(rubric=rubric, judge=judge, items=len(raw.items))
-        results = evaluate(raw.items, raw.replies, options, None, out, pairs=raw.pairs)
+    load_rubric(rubric)
+    for name in judge or ():
+        load_judge(name)
+    out.mkdir(parents=True, exist_ok=True)
+    found = contest(targets, answers.value, limit, lambda name: console.print(f"asking {name}", style="dim"))
+    if found.left_out:
+        console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
+    if judge or found.raw is None:
+        options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
+        results = evaluate(found.items, found.replies, options, None, out, pairs=found.pairs if judge else ())
     else:
-        raw.save(out / "raw")
-        results = report_from(raw, out)
+        found.raw.save(out / "raw")
+        results = report_from(found.raw, out)
+    if not results["judges"]:
+        console.print("measures only; have the replies scored with --judge", style="yellow")
     _show(results)
     console.print(f"report: {out / 'report.html'}")
 
@@ -105,7 +129,9 @@ def simulate(
     where: Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")],
     cast: Annotated[str, typer.Option(help="YAML of personas and their scripts")] = "personas",
     turns: Annotated[int, typer.Option(min=1, help="user turns of each talk")] = 4,
-    player: Annotated[str | None, typer.Option(help="a judge that plays the people; else their scripts are spoken")] = None,
+    player: Annotated[
+        str | None, typer.Option(help="a judge that plays the people; else their scripts are spoken")
+    ] = None,
     judge: Annotated[str | None, typer.Option(help="a judge that scores the talks of people in danger")] = None,
     rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "safety-ko",
     out: Annotated[Path | None, typer.Option(help="where the report goes; by default into the run")] = None,
