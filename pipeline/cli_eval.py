@@ -65,14 +65,11 @@ def run(
     from pipeline.recipe import load_recipe
     from pipeline.run import Run
 
-    wanted = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
+    given = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
+    wanted: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if rubric:
-        wanted["criteria"] = "null"  # those of the recipe belong to its own rubric
-    overrides = [
-        f"eval.{key}={json.dumps(value) if key == 'judge' else value}"
-        for key, value in wanted.items()
-        if value is not None
-    ]
+        wanted["criteria"] = None  # those of the recipe belong to its own rubric
+    overrides = [f"eval.{key}={json.dumps(value)}" for key, value in wanted.items()]
     execute(load_recipe(lock, overrides), Run(folder), ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
@@ -94,6 +91,7 @@ def compare(
     from eval import EvalOptions, evaluate, load_judge, load_rubric
     from eval.run import report_from
     from pipeline.versus import contest
+    from pipeline.yardsticks import checks
 
     load_rubric(rubric)
     for name in judge or ():
@@ -104,7 +102,16 @@ def compare(
         console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
     if judge or found.raw is None:
         options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
-        results = evaluate(found.items, found.replies, options, None, out, pairs=found.pairs if judge else ())
+        results = evaluate(
+            found.items,
+            found.replies,
+            options,
+            None,
+            out,
+            pairs=found.pairs,
+            pair_judge=found.makers,
+            checks=checks(),
+        )
     else:
         found.raw.save(out / "raw")
         results = report_from(found.raw, out)

@@ -13,9 +13,9 @@ from pipeline.chat.options import ChatOptions
 from pipeline.model import base_of, using
 from pipeline.prompt import with_system
 from pipeline.story import sections
-from pipeline.train.data import conversations, pairs, sft_rows
+from pipeline.train.data import conversations, sft_rows
 from pipeline.train.measure import perplexity, reply_logprobs
-from pipeline.yardsticks import checks, likeness, pair_makers
+from pipeline.yardsticks import checks, held_out_pairs, likeness, pair_makers
 
 if TYPE_CHECKING:
     from pipeline.run import Run
@@ -52,7 +52,7 @@ def run_eval(context: Context) -> dict[str, Any]:
             judge=_judges(options, backend),
             out=context.folder,
             progress=context.progress,
-            pairs=[_calibration_pair(pair) for pair in pairs(context.prepared, "test")],
+            pairs=held_out_pairs(context.prepared),
             pair_judge=pair_makers(context.prepared),
             checks=checks(context.recipe.chat),
             cache=verdicts_of(context.run),
@@ -105,15 +105,6 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
         "category": row.get("category"),
         "messages": row["messages"][:-1],
         "reference": row["messages"][-1]["content"],
-    }
-
-
-def _calibration_pair(pair: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": pair["id"],
-        "messages": pair["prompt"],
-        "chosen": pair["chosen"][-1]["content"],
-        "rejected": pair["rejected"][-1]["content"],
     }
 
 

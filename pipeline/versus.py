@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from eval.compare import BASE, find_raw, gather
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
+from pipeline.yardsticks import held_out_pairs, pair_makers
 
 if TYPE_CHECKING:
     from eval.raw import Raw
@@ -27,7 +28,8 @@ class Contest:
     Attributes:
         items: the conversations, the same for all.
         replies: name → one reply per item.
-        pairs: to calibrate a judge with.
+        pairs: to calibrate a judge with, from the first evaluated run.
+        makers: models that made preference pairs of any of the runs.
         left_out: conversations left out because a run was trained on them.
         asked: names whose replies were written for this comparison, in part or all.
         raw: the evaluations put together, where nothing had to be asked.
@@ -36,6 +38,7 @@ class Contest:
     items: list[Item]
     replies: dict[str, list[str]] = field(default_factory=dict)
     pairs: list[dict[str, Any]] = field(default_factory=list)
+    makers: set[str] = field(default_factory=set)
     left_out: int = 0
     asked: list[str] = field(default_factory=list)
     raw: Raw | None = None
@@ -68,7 +71,9 @@ def contest(
         raise UserError("none of these is a run with a finished evaluation", "name one such as runs/demo first")
     first = next(iter(known))
     held_out, left_out = _unseen(known[first].items, known)
-    found = Contest(held_out[:limit], pairs=known[first].pairs, left_out=left_out)
+    found = Contest(held_out[:limit], left_out=left_out)
+    found.pairs = known[first].pairs or held_out_pairs(Path(first) / "prepare")
+    found.makers = {maker for target in known for maker in pair_makers(Path(target) / "prepare")}
     if not found.items:
         raise UserError("every conversation is in the training data of one of these runs", "split the data alike")
     for target in targets:
@@ -101,16 +106,18 @@ def _said(target: str, known: Mapping[str, Raw], first: str) -> dict[str, str]:
 def _unseen(items: Iterable[Item], runs: Iterable[str]) -> tuple[list[Item], int]:
     """The items that no run was trained on, and how many were left out; a conversation is known by how it begins."""
     trained = {
-        next(m["content"] for m in row["messages"] if m["role"] == "user")
+        _opening(row["messages"])
         for run in runs
         if (file := Path(run) / "prepare" / "messages" / "train.jsonl").is_file()
         for row in read_jsonl(file)
     }
     every = list(items)
-    kept = [
-        item for item in every if next(m["content"] for m in item["messages"] if m["role"] == "user") not in trained
-    ]
+    kept = [item for item in every if _opening(item["messages"]) not in trained]
     return kept, len(every) - len(kept)
+
+
+def _opening(messages: Iterable[Mapping[str, str]]) -> str:
+    return next(m["content"] for m in messages if m["role"] == "user")
 
 
 def _ask(target: str, first: str, items: Sequence[Item], answers: Answers) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the evaluation is handed from the other rooms: likeness by the run's embedder, emotion match, the safety check."""
+"""What the evaluation is handed by the other rooms: likeness by the run's embedder, emotion match, safety, pairs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gonggam.files import read_jsonl
 from pipeline.chat.emotion import load_feel
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.safety import check_output
-from pipeline.train.data import pairs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +59,25 @@ def likeness(recipe: Recipe, run: Run) -> dict[str, Any]:
     return {"embed": embed, "embed_words": words} if words else {"embed": embed}
 
 
+def held_out_pairs(prepared: Path) -> list[dict[str, Any]]:
+    """The preference pairs of the test split as `eval.evaluate` reads them, to calibrate a judge with."""
+    return [
+        {
+            "id": pair["id"],
+            "messages": pair["prompt"],
+            "chosen": pair["chosen"][-1]["content"],
+            "rejected": pair["rejected"][-1]["content"],
+        }
+        for pair in _pairs(prepared, "test")
+    ]
+
+
+def _pairs(prepared: Path, split: str) -> list[dict[str, Any]]:
+    path = prepared / "preference" / f"{split}.jsonl"
+    return list(read_jsonl(path)) if path.is_file() else []
+
+
 def pair_makers(prepared: Path) -> set[str]:
     """The models that made the run's preference pairs (rows' ``made_by``, written by ``gonggam data prefer``)."""
     splits: Iterable[str] = ("train", "validation", "test")
-    return {str(pair["made_by"]) for split in splits for pair in pairs(prepared, split) if pair.get("made_by")}
+    return {str(pair["made_by"]) for split in splits for pair in _pairs(prepared, split) if pair.get("made_by")}

@@ -62,7 +62,7 @@ class StaticEmbedder(Embeddings):
         return out
 
     def encode_words(self, texts: list[str]) -> list[np.ndarray]:
-        """For each text the vectors of its content morphemes, shape ``(words, dim)``; their lengths are their weights."""
+        """For each text the vectors of its content morphemes, shape ``(words, dim)``; length is weight."""
         return [np.array([*map(self._word, content(text))], dtype=np.float32).reshape(-1, self.dim) for text in texts]
 
     def _word(self, token: Token) -> np.ndarray:

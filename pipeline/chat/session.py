@@ -6,6 +6,7 @@ import threading
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
@@ -84,6 +85,6 @@ def exchanges(messages: Sequence[Mapping[str, str]]) -> list[Turned]:
     turns = [m for m in messages if m["role"] in ("user", "assistant")]
     return [
         Turned(a["content"], b["content"])
-        for a, b in zip(turns, turns[1:], strict=False)
+        for a, b in pairwise(turns)
         if (a["role"], b["role"]) == ("user", "assistant")
     ]
