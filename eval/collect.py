@@ -81,6 +81,20 @@ def collect(
     return raw
 
 
+def check_options(options: EvalOptions, pair_judge: str | Collection[str] | None = None) -> None:
+    """Refuse what `collect` would refuse, before a model is loaded; the judge `local` is taken on trust.
+
+    Raises:
+        UserError: an unknown rubric, criterion or judge, a judge without its key or that made the preference pairs.
+    """
+    rubric = load_rubric(options.rubric).only(options.criteria)
+    named = options.judge if isinstance(options.judge, list) else [options.judge]
+    judges = _judges(None, options.model_copy(update={"judge": [name for name in named if name != "local"]}))
+    _refuse_pair_judge(judges, pair_judge, options)
+    if options.pairwise and any(named):
+        rubric.check_pairs()
+
+
 def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
     """Refuse what cannot be evaluated, before anything is asked or paid.
 

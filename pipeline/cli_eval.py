@@ -50,27 +50,24 @@ def run(
     ] = False,
 ) -> None:
     """Do a run's eval stage anew. What the same judge was asked before is not asked again."""
-    from eval import load_judge, load_rubric
-
-    lock = _lock(folder)
-    if rubric:
-        load_rubric(rubric)  # what is there already is not thrown away for a misspelt name
-    for name in judge or ():
-        if name != "local":
-            load_judge(name)
-    judge = judge or None
+    lock, judge = _lock(folder), judge or None
     if dry_run:
         return _estimate(folder, judge, rubric, limit, repeats)
+    from eval.collect import check_options
     from pipeline.execute import execute
     from pipeline.recipe import load_recipe
     from pipeline.run import Run
+    from pipeline.yardsticks import pair_makers
 
     given = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
     wanted: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if rubric:
         wanted["criteria"] = None  # those of the recipe belong to its own rubric
     overrides = [f"eval.{key}={json.dumps(value)}" for key, value in wanted.items()]
-    execute(load_recipe(lock, overrides), Run(folder), ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
+    recipe, state = load_recipe(lock, overrides), Run(folder)
+    if recipe.eval:  # what is there already is not thrown away for a misspelt name
+        check_options(recipe.eval, pair_makers(state.stage("prepare")))
+    execute(recipe, state, ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
 
@@ -201,5 +198,5 @@ def _show(results: dict) -> None:
 
     if note := trust_note(results):
         console.print(note[0], style="green" if note[1] == "good" else "red")
-    for sentence in verdicts(results):
+    for sentence in verdicts(results) if results["judge_trusted"] is not False else ():
         console.print(sentence)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import EvalOptions, LocalJudge, evaluate, load_judge
+from eval.collect import check_options
 from pipeline.chat.backends import Request, Settings, collect
 from pipeline.chat.local import TransformersBackend, load_local
 from pipeline.chat.options import ChatOptions
@@ -34,7 +35,8 @@ def run_eval(context: Context) -> dict[str, Any]:
     Raises:
         UserError: nothing to evaluate, or a judge that cannot be had.
     """
-    options = context.recipe.eval
+    options, makers = context.recipe.eval, pair_makers(context.prepared)
+    check_options(options, makers)
     settings = context.recipe.model
     adapters = {s: context.run.stage(s) / "adapter" for s in ("sft", "dpo") if context.run.manifest(s)}
     backend = load_local(base_of(context.recipe, context.run), adapters=adapters, settings=settings)
@@ -53,7 +55,7 @@ def run_eval(context: Context) -> dict[str, Any]:
             out=context.folder,
             progress=context.progress,
             pairs=held_out_pairs(context.prepared),
-            pair_judge=pair_makers(context.prepared),
+            pair_judge=makers,
             checks=checks(context.recipe.chat),
             cache=verdicts_of(context.run),
             **likeness(context.recipe, context.run),
