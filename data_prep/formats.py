@@ -78,6 +78,7 @@ def preference_rows(conversation: Conversation) -> list[Record]:
             "prompt": prompt,
             "chosen": [chosen],
             "rejected": [{"role": "assistant", "content": text}],
+            **({"made_by": conversation.meta["made_by"]} if conversation.meta.get("made_by") else {}),
         }
         for number, text in enumerate(conversation.rejected)
     ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from eval.judges import Judge, JudgeSpec, load_judge
 from eval.options import EvalOptions
 from eval.pairwise import Duel, fight
 from eval.raw import Raw
-from eval.reference import Check, Embed, corpus_metrics, reply_metrics
+from eval.reference import Check, Embed, EmbedWords, corpus_metrics, human_metrics, reply_metrics
 from eval.rubric import load_rubric
 from eval.speech import load_kiwi
 from eval.steps import freeze_steps
@@ -37,10 +38,12 @@ def collect(
     *,
     pairs: Sequence[Item] = (),
     ratings: Sequence[Item] = (),
-    pair_judge: str | None = None,
+    pair_judge: str | Collection[str] | None = None,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
+    embed_words: EmbedWords | None = None,
     fingerprint: str = "",
+    cache: str | Path | None = None,
 ) -> Raw:
     """Let the systems answer and the judges judge; arguments as for `eval.run.evaluate`, whose first half this is.
 
@@ -56,6 +59,8 @@ def collect(
     judges = _judges(judge, options)
     _refuse_pair_judge(judges, pair_judge, options)
     rubric = load_rubric(options.rubric).only(options.criteria)
+    if judges and options.pairwise:
+        rubric.check_pairs()
     pairs, ratings = (pairs, [dict(rating) for rating in ratings]) if judges else ([], [])
     work = sum(map(callable, systems.values())) * len(items)
     work += len(judges) * _questions(len(items), len(pairs), len(ratings), len(systems), len(rubric.criteria), options)
@@ -64,15 +69,30 @@ def collect(
     raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs, ratings=ratings)
     kiwi = load_kiwi()
     for name, texts in replies.items():
-        raw.metrics[name] = reply_metrics(items, texts, kiwi, checks=checks, embed=embed)
+        raw.metrics[name] = reply_metrics(items, texts, kiwi, checks=checks, embed=embed, embed_words=embed_words)
         raw.corpus[name] = corpus_metrics(items, texts, kiwi)
-    with Store(out / "raw" / "verdicts.jsonl") as store:
+    raw.human = human_metrics(items, kiwi, checks)
+    with Store(Path(cache or out / "raw") / "verdicts.jsonl") as store:
         raw.rubric = freeze_steps(rubric, judges[0], store) if judges else rubric
         _refuse_cost(raw)
         for member in judges:
             _judge(raw, member, store, steps)
     raw.save(out / "raw")
     return raw
+
+
+def check_options(options: EvalOptions, pair_judge: str | Collection[str] | None = None) -> None:
+    """Refuse what `collect` would refuse, before a model is loaded; the judge `local` is taken on trust.
+
+    Raises:
+        UserError: an unknown rubric, criterion or judge, a judge without its key or that made the preference pairs.
+    """
+    rubric = load_rubric(options.rubric).only(options.criteria)
+    named = options.judge if isinstance(options.judge, list) else [options.judge]
+    judges = _judges(None, options.model_copy(update={"judge": [name for name in named if name != "local"]}))
+    _refuse_pair_judge(judges, pair_judge, options)
+    if options.pairwise and any(named):
+        rubric.check_pairs()
 
 
 def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
@@ -188,13 +208,20 @@ def _judges(judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None, optio
     return [HttpJudge(load_judge(name)) for name in named if name is not None]
 
 
-def _refuse_pair_judge(judges: Sequence[Judge], pair_judge: str | None, options: EvalOptions) -> None:
+def _refuse_pair_judge(judges: Sequence[Judge], makers: str | Collection[str] | None, options: EvalOptions) -> None:
+    made = {_family(maker) for maker in ([makers] if isinstance(makers, str) else makers or ())}
     for judge in judges:
-        if pair_judge is not None and judge.spec.model == pair_judge and not options.allow_pair_judge:
+        if _family(judge.spec.model) in made and not options.allow_pair_judge:
             raise UserError(
-                f"{pair_judge} made the preference pairs that this run was trained on, so it would judge its own taste",
+                f"{judge.spec.model} made the preference pairs that this run was trained on, "
+                "so it would judge its own taste",
                 "choose another judge, or set `eval.allow_pair_judge: true`",
             )
+
+
+def _family(model: str) -> str:
+    """The model's name without vendor and date, by which `openai/gpt-4o` and `gpt-4o-2024-08-06` are the same."""
+    return re.sub(r"-\d{4}-?\d{2}-?\d{2}$", "", model.rsplit("/", 1)[-1].lower())
 
 
 def _refuse_cost(raw: Raw) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from eval.stats import bootstrap, mean
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -15,6 +17,34 @@ if TYPE_CHECKING:
 def metric_name(key: str) -> str:
     """What a measure is called in a report; its own key if it has no other name."""
     return yaml.safe_load((Path(__file__).parent / "metric_names.yaml").read_text("utf-8")).get(key, key)
+
+
+Groups = dict[str, dict[str, list[float]]]
+"""Name of a group → system → total scores."""
+
+
+def grouped(groups: Groups, systems: Sequence[str]) -> Figure:
+    """Bars of the mean total per group and system, with 95 % bootstrap intervals where a group has two or more."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    for system in systems:
+        bars = [
+            (name, bootstrap(mean, scores[system], reps=500)) for name, scores in groups.items() if system in scores
+        ]
+        error = [(b.value or 0.0, b.low, b.high) for _, b in bars]
+        figure.add_bar(
+            name=system,
+            x=[f"{name} ({bar.n})" for name, bar in bars],
+            y=[bar.value for _, bar in bars],
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [None if high is None else high - value for value, _, high in error],
+                "arrayminus": [None if low is None else value - low for value, low, _ in error],
+            },
+        )
+    return figure.update_layout(barmode="group", yaxis={"range": [0, 102]})
 
 
 def means(results: Mapping[str, Any]) -> Figure:

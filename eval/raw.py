@@ -13,7 +13,16 @@ from eval.rubric import Rubric
 from eval.yamls import validated
 from gonggam.files import read_json, read_jsonl, write_json, write_jsonl
 
-_LISTS = ("judgements", "pairs", "pair_judgements", "duels", "pair_duels", "ratings", "rating_judgements")
+_LISTS = (
+    "judgements",
+    "pairs",
+    "pair_judgements",
+    "duels",
+    "pair_duels",
+    "ratings",
+    "rating_judgements",
+    "human",
+)
 
 
 @dataclass
@@ -34,6 +43,7 @@ class Raw:
         pair_duels: those between the two sides of the calibration pairs.
         ratings: replies that people have scored, and
         rating_judgements: the judgements on them.
+        human: judge-free measures of the references, one row per item that has one.
     """
 
     options: EvalOptions
@@ -50,6 +60,7 @@ class Raw:
     pair_duels: list[dict[str, Any]] = field(default_factory=list)
     ratings: list[dict[str, Any]] = field(default_factory=list)
     rating_judgements: list[dict[str, Any]] = field(default_factory=list)
+    human: list[dict[str, Any]] = field(default_factory=list)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into ``folder``."""

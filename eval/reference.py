@@ -17,6 +17,9 @@ Check = Callable[[Mapping[str, Any], str], float | None]
 Embed = Callable[[list[str]], "np.ndarray"]
 """Texts → rows of unit length."""
 
+EmbedWords = Callable[[list[str]], "list[np.ndarray]"]
+"""Texts → for each text the vectors of its words, shape ``(words, dim)``; their lengths are the words' weights."""
+
 
 def reply_metrics(
     items: Sequence[Mapping[str, Any]],
@@ -25,19 +28,25 @@ def reply_metrics(
     *,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
+    embed_words: EmbedWords | None = None,
 ) -> list[dict[str, float | None]]:
     """One row of measures per reply.
 
     ``chrf`` (0-100, against the item's ``reference``), ``length`` (characters), ``empty`` (0/1), ``asks_back`` (1 if
     the reply ends in a question), ``repetition`` (share of its morpheme trigrams that repeat an earlier one),
     ``polite`` (share of its sentences that end politely), ``consistent_speech`` (1 if all its sentences share one
-    level), ``similarity`` (cosine to the reference under ``embed``, if given), and one column per check.
+    level), ``similarity`` (cosine to the reference under ``embed``, if given), ``word_similarity`` (see `greedy_match`;
+    under ``embed_words``, if given), and one column per check.
     """
     from sacrebleu.metrics import CHRF
 
     chrf = CHRF()
     parts = analyse(replies, kiwi)
-    similar = _similarity(items, replies, embed) if embed else None
+    likeness = {}
+    if embed:
+        likeness["similarity"] = _similarity(items, replies, embed)
+    if embed_words:
+        likeness["word_similarity"] = _word_similarity(items, replies, embed_words)
     rows = []
     for index, (item, reply, part) in enumerate(zip(items, replies, parts, strict=True)):
         reference = item.get("reference") or ""
@@ -50,11 +59,19 @@ def reply_metrics(
             "polite": _share([level == "polite" for level in part.levels]),
             "consistent_speech": float(len(set(part.levels)) == 1) if part.levels else None,
         }
-        if similar is not None:
-            row["similarity"] = similar[index] if reference else None
+        row.update({name: values[index] if reference else None for name, values in likeness.items()})
         row.update({name: check(item, reply) for name, check in (checks or {}).items()})
         rows.append(row)
     return rows
+
+
+def human_metrics(
+    items: Sequence[Mapping[str, Any]], kiwi: Kiwi | None = None, checks: Mapping[str, Check] | None = None
+) -> list[dict[str, float | None]]:
+    """`reply_metrics` of the references themselves, for comparison; without those that measure closeness to them."""
+    known = [item for item in items if item.get("reference")]
+    rows = reply_metrics(known, [str(item["reference"]) for item in known], kiwi, checks=checks) if known else []
+    return [{name: value for name, value in row.items() if name != "chrf"} for row in rows]
 
 
 def corpus_metrics(
@@ -106,3 +123,29 @@ def _share(flags: Sequence[bool]) -> float | None:
 def _similarity(items: Sequence[Mapping[str, Any]], replies: Sequence[str], embed: Embed) -> list[float]:
     references = embed([str(item.get("reference") or "") for item in items])
     return [float(value) for value in (embed(list(replies)) * references).sum(axis=1)]
+
+
+def _word_similarity(items: Sequence[Mapping[str, Any]], replies: Sequence[str], embed: EmbedWords) -> list[float]:
+    references = embed([str(item.get("reference") or "") for item in items])
+    return [greedy_match(*pair) for pair in zip(embed(list(replies)), references, strict=True)]
+
+
+def greedy_match(said: np.ndarray, wanted: np.ndarray) -> float:
+    """BERTScore's F1 (Zhang et al. 2020, section 3): every word is matched with the likest one of the other text.
+
+    Precision weighs the words of ``said``, recall those of ``wanted``, each by the length of its vector (the paper
+    weighs by inverse document frequency, which the offline embedder's vectors hold as their length). 0 where either
+    text has no word.
+
+    Args:
+        said: vectors of the reply's words, shape ``(words, dim)``.
+        wanted: those of the reference's.
+    """
+    import numpy as np
+
+    if not len(said) or not len(wanted):
+        return 0.0
+    weights = [np.maximum(np.linalg.norm(side, axis=1), 1e-12) for side in (said, wanted)]
+    cosines = (said / weights[0][:, None]) @ (wanted / weights[1][:, None]).T
+    precision, recall = (np.average(cosines.max(axis=1 - i), weights=weights[i]) for i in (0, 1))
+    return float(2 * precision * recall / (precision + recall)) if precision > 0 and recall > 0 else 0.0

@@ -30,6 +30,16 @@ OFF_SCALE = (
     "that is left: it hardly understands the form."
 )
 
+HOW_TO_READ = (
+    "Brackets hold the interval in which the true value lies with the confidence chosen (95 % as shipped). p is the "
+    "probability of seeing so large a difference between systems that are equally good, corrected for the number of "
+    "comparisons."
+)
+NO_VERDICT = (
+    "No verdict: a judge that fails its own test cannot tell which system is better. Its figures are kept here for "
+    "completeness; look at the measures without a judge and at the answers side by side instead."
+)
+
 
 def write_report(
     results: Results, out: str | Path, extra_sections: Sequence[Section] = (), title: str = "Evaluation report"
@@ -102,8 +112,11 @@ def _summary(results: Results) -> Section:
     judged = {name: total for name, total in totals.items() if total["value"] is not None}
     if judged:
         section.facts({f"{name} (of 100)": f"{total['value']:.1f}" for name, total in judged.items()})
+        if results["judge_trusted"] is False:
+            return section.text(NO_VERDICT)
         for sentence in verdicts(results):
             section.text(sentence)
+        section.text(HOW_TO_READ)
     return section
 
 
@@ -166,12 +179,17 @@ def _samples(results: Results) -> Section:
 
 def _metrics(results: Results) -> Section:
     section = Section("Measures without a judge")
+    human = "; human: the replies that people wrote to the same messages" if results["human"] else ""
     names = dict.fromkeys(name for measures in results["metrics"].values() for name in measures)
     rows = [
-        {"measure": metric_name(name), **{s: spread(results["metrics"][s][name]) for s in results["systems"]}}
+        {
+            "measure": metric_name(name),
+            **{s: spread(results["metrics"][s][name]) for s in results["systems"]},
+            **({"human": spread(results["human"][name]) if name in results["human"] else None} if human else {}),
+        }
         for name in names
     ]
-    section.table(rows, caption="Mean over replies and confidence interval")
+    section.table(rows, caption=f"Mean over replies and confidence interval{human}")
     corpus = dict.fromkeys(name for measures in results["corpus"].values() for name in measures)
     rows = [
         {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}

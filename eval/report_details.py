@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from eval.plots import Groups, grouped
 from eval.stats import Interval
 from eval.summary import TOTAL
 from gonggam.page import Section
@@ -60,22 +61,31 @@ def groups_section(results: Results) -> Section:
     judged = [row for row in results["rows"] if row["scores"].get(TOTAL) is not None]
     if not judged:
         return section
-    kinds = _by(judged, results["systems"], lambda row: row["category"].split("/")[0] or "–")
-    lengths = _by(judged, results["systems"], lambda row: f"{(row['turns'] + 1) // 2:>2} user turns")
-    return section.table(kinds, caption="Mean total (0-100) by category").table(lengths, caption="… by length")
+    for title, name in (
+        ("Mean total (0-100) by category", lambda row: row["category"].split("/")[0] or "–"),
+        ("Mean total (0-100) by length of the conversation", lambda row: _turns((row["turns"] + 1) // 2)),
+    ):
+        groups: Groups = {}
+        for row in sorted(judged, key=lambda row: (row["turns"], row["category"])):
+            groups.setdefault(name(row), {}).setdefault(row["system"], []).append(row["scores"][TOTAL])
+        if len(groups) > 1:
+            section.figure(grouped(groups, results["systems"]), caption=f"{title}, with 95 % intervals")
+        section.table(_rows(groups, results["systems"]))
+    return section
 
 
-def _by(rows: Sequence[Mapping[str, Any]], systems: Sequence[str], group: Any) -> list[dict[str, Any]]:
-    found: dict[str, dict[str, list[float]]] = {}
-    for row in rows:
-        found.setdefault(group(row), {}).setdefault(row["system"], []).append(row["scores"][TOTAL])
+def _turns(count: int) -> str:
+    return f"{count} user turn{'s' * (count > 1)}"
+
+
+def _rows(groups: Groups, systems: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
-            "group": name.strip(),
+            "group": name,
             "conversations": max(map(len, scores.values())),
             **{s: f"{fmean(scores[s]):.1f}" if s in scores else None for s in systems},
         }
-        for name, scores in sorted(found.items())
+        for name, scores in groups.items()
     ]
 
 

@@ -139,14 +139,22 @@ class Rubric(BaseModel):
             reference=item.get("reference", ""),
         ).strip()
 
-    def render_pair(self, item: Mapping[str, Any], first: str, second: str) -> str:
-        """The question which of two replies is better.
+    def check_pairs(self) -> None:
+        """Refuse duels under a rubric that has no words for them.
 
         Raises:
             UserError: the rubric has no ``pair_prompt``.
         """
         if not self.pair_prompt:
             raise UserError(f"rubric {self.name!r} has no pair_prompt", "write one, or leave out the pairwise part")
+
+    def render_pair(self, item: Mapping[str, Any], first: str, second: str) -> str:
+        """The question which of two replies is better.
+
+        Raises:
+            UserError: the rubric has no ``pair_prompt``.
+        """
+        self.check_pairs()
         history = self.history(item["messages"])
         return self.pair_prompt.format(task=self.task.strip(), history=history, first=first, second=second).strip()
 

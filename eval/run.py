@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from eval.geval import Progress
 from eval.judges import Judge, JudgeSpec
 from eval.options import EvalOptions
 from eval.raw import Raw
-from eval.reference import Check, Embed
+from eval.reference import Check, Embed, EmbedWords
 from eval.report import write_report
 from eval.summary import summarise
 from gonggam.files import read_json, write_json
@@ -28,11 +28,13 @@ def evaluate(
     *,
     pairs: Sequence[Item] = (),
     ratings: Sequence[Item] = (),
-    pair_judge: str | None = None,
+    pair_judge: str | Collection[str] | None = None,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
+    embed_words: EmbedWords | None = None,
     extra_sections: Sequence[Section] = (),
     fingerprint: str = "",
+    cache: str | Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate several systems on the same items and write the report into ``out``.
 
@@ -46,12 +48,14 @@ def evaluate(
         progress: called as (steps done, steps in all).
         pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.
         ratings: further calibration, by people's scores: ``id``, ``messages``, ``reply``, ``human_KEY`` per criterion.
-        pair_judge: model that made the DPO pairs, if one did; it is refused as judge unless the options allow it.
+        pair_judge: model or models that made the DPO pairs, if any; refused as judge unless the options allow it.
         checks: further measures of a reply (emotion match, safety): name → function of (item, reply).
         embed: texts → unit vectors, for the similarity to the reference.
+        embed_words: texts → the vectors of each one's words, for the same word by word.
         extra_sections: further sections for the report.
         fingerprint: of what the systems are (hashes of their weights, decoding settings). Replies found in ``out``
             are used again only under the same fingerprint.
+        cache: folder of the verdicts, if they are to outlive ``out``.
 
     Returns:
         The results, as in ``results.json`` (see `eval.summary.summarise`).
@@ -59,8 +63,22 @@ def evaluate(
     Raises:
         UserError: no items, a reply too few, an unknown judge or rubric, a folder that cannot be written.
     """
-    more = {"pairs": pairs, "ratings": ratings, "pair_judge": pair_judge, "checks": checks, "embed": embed}
-    raw = collect(items, systems, options, judge, out, progress, fingerprint=fingerprint, **more)  # type: ignore[arg-type]
+    raw = collect(
+        items,
+        systems,
+        options,
+        judge,
+        out,
+        progress,
+        pairs=pairs,
+        ratings=ratings,
+        pair_judge=pair_judge,
+        checks=checks,
+        embed=embed,
+        embed_words=embed_words,
+        fingerprint=fingerprint,
+        cache=cache,
+    )
     write_json(Path(out) / "raw" / "sections.json", [section.to_json() for section in extra_sections])
     return report_from(raw, out, extra_sections)
 
@@ -71,6 +89,14 @@ def report_from(raw: Raw, out: str | Path, extra_sections: Sequence[Section] = (
     write_json(Path(out) / "results.json", results)
     write_report(results, out, extra_sections)
     return results
+
+
+def add_section(out: str | Path, section: Section) -> None:
+    """Put a section into the report of a finished evaluation, in place of one of the same title, and rebuild it."""
+    kept = Path(out) / "raw" / "sections.json"
+    others = [data for data in (read_json(kept) if kept.exists() else []) if data["title"] != section.title]
+    write_json(kept, [*others, section.to_json()])
+    rebuild(out)
 
 
 def rebuild(out: str | Path) -> dict[str, Any]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from eval.geval import Progress
-from eval.yamls import read_yaml, validated
+from eval.yamls import find_yaml, read_yaml, validated
 
 PERSONAS = Path(__file__).parent / "personas" / "personas.yaml"
 
@@ -38,6 +39,26 @@ class Cast(BaseModel):
     prompt: str
     counsellor: str = Field(description="What the counsellor is called in the prompt.")
     personas: tuple[Persona, ...] = Field(min_length=1)
+    signs: dict[str, str] = Field(
+        default_factory=dict, description="What a reply to someone in danger should show: name to a regular expression."
+    )
+
+    @field_validator("signs")
+    @classmethod
+    def _readable(cls, signs: dict[str, str]) -> dict[str, str]:
+        for name, pattern in signs.items():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{name}: no regular expression ({error})") from error
+        return signs
+
+    @model_validator(mode="after")
+    def _check(self) -> Cast:
+        keys = [persona.key for persona in self.personas]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise ValueError(f"two personas are called {sorted(twice)[0]!r}")
+        return self
 
 
 def load_cast(path: str | Path = PERSONAS) -> Cast:
@@ -46,7 +67,7 @@ def load_cast(path: str | Path = PERSONAS) -> Cast:
     Raises:
         UserError: it is missing or not valid.
     """
-    return validated(Cast, read_yaml(Path(path)), path)
+    return validated(Cast, read_yaml(find_yaml(path, PERSONAS.parent, "cast")), path)
 
 
 def simulate(

@@ -53,6 +53,9 @@ def summarise(raw: Raw) -> dict[str, Any]:
             system: {name: bootstrap(mean, [r.get(name) for r in rows], **how).row() for name in names}
             for system, rows in raw.metrics.items()
         },
+        "human": {
+            name: bootstrap(mean, [r.get(name) for r in raw.human], **how).row() for name in (raw.human or [{}])[0]
+        },
         "corpus": raw.corpus,
         "counts": counts(
             [*raw.judgements, *raw.pair_judgements, *raw.duels, *raw.pair_duels, *raw.rating_judgements], raw

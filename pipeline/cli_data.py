@@ -177,8 +177,10 @@ def prefer(
     if asked:
         usage = {**asked.usage, "cost": round(asked.cost(), 4)}
         _table("Teacher", [{"what": what, "value": value} for what, value in usage.items()])
+    # Whoever chose must not judge what was learnt of it: the eval stage reads this.
+    maker = {"made_by": judge or model} if policy and samples else {"made_by": model} if asked else {}
     for split, pairs in made.items():
-        write_jsonl(out / f"{split}.jsonl", pairs)
+        write_jsonl(out / f"{split}.jsonl", ({**pair, **maker} for pair in pairs))
     _show_pair_audit(out, made, max_length, tokenizer, evaluation or [])
 
 

@@ -1,8 +1,10 @@
-"""`gonggam eval`: run, compare, report, meta. Thin: parse, call, print."""
+"""`gonggam eval`: run, compare, report, simulate, meta. Thin: parse, call, print."""
 
 from __future__ import annotations
 
+import json
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -22,58 +24,96 @@ class _RunByDefault(TyperGroup):
         return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
 
 
+class Who(StrEnum):
+    """Whose replies are compared."""
+
+    policy = "policy"
+    counselor = "counselor"
+
+
 app = typer.Typer(cls=_RunByDefault, help="Judge answers, compare runs, rebuild reports.", no_args_is_help=True)
 
 
 @app.command()
 def run(
     folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
-    judge: Annotated[str | None, typer.Option(help="name or YAML of a judge; `local` is the run's own model")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="name or YAML of a judge; `local` is the run's own model; several form a jury"),
+    ] = None,
     rubric: Annotated[str | None, typer.Option(help="name or YAML of a rubric")] = None,
-    limit: Annotated[int | None, typer.Option(help="evaluate so many conversations")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="evaluate so many conversations")] = None,
+    repeats: Annotated[int | None, typer.Option(min=1, help="judgements per answer and criterion")] = None,
+    pairwise: Annotated[bool | None, typer.Option(help="also let the judge compare the systems two by two")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="estimate the cost from the last replies, and stop")
     ] = False,
 ) -> None:
     """Do a run's eval stage anew. What the same judge was asked before is not asked again."""
-    from gonggam.errors import UserError
-
-    lock = folder / "recipe.lock.yaml"
-    if not lock.is_file():
-        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    lock, judge = _lock(folder), judge or None
     if dry_run:
-        return _estimate(folder, judge, rubric, limit)
+        return _estimate(folder, judge, rubric, limit, repeats)
+    from eval.collect import check_options
     from pipeline.execute import execute
     from pipeline.recipe import load_recipe
     from pipeline.run import Run
+    from pipeline.yardsticks import pair_makers
 
-    wanted = {"eval.judge": judge, "eval.rubric": rubric, "eval.items": limit}
-    overrides = [f"{key}={value}" for key, value in wanted.items() if value is not None]
-    command = ["gonggam", "eval", *sys.argv[2:]]
-    execute(load_recipe(lock, overrides), Run(folder), command, only="eval", force=True)
+    given = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
+    wanted: dict[str, object] = {key: value for key, value in given.items() if value is not None}
+    if rubric:
+        wanted["criteria"] = None  # those of the recipe belong to its own rubric
+    overrides = [f"eval.{key}={json.dumps(value)}" for key, value in wanted.items()]
+    recipe, state = load_recipe(lock, overrides), Run(folder)
+    if recipe.eval:  # what is there already is not thrown away for a misspelt name
+        check_options(recipe.eval, pair_makers(state.stage("prepare")))
+    execute(recipe, state, ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
 
 
 @app.command()
 def compare(
-    targets: Annotated[list[str], typer.Argument(help="run folders; `base` is the first one's base model")],
-    judge: Annotated[str | None, typer.Option(help="judge all anew (name or YAML)")] = None,
+    targets: Annotated[
+        list[str], typer.Argument(help="runs, model folders, hub ids, openai:URL#model; `base`: the first run's base")
+    ],
+    answers: Annotated[Who, typer.Option(help="the bare models' replies, or what users would be told")] = Who.policy,
+    judge: Annotated[list[str] | None, typer.Option(help="judge all anew (name or YAML); several form a jury")] = None,
     rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "counsel-ko",
+    pairwise: Annotated[bool, typer.Option(help="with --judge: also compare two by two")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="so many conversations")] = None,
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("compare"),
 ) -> None:
-    """Several runs on the conversations they share; judged anew only with --judge."""
-    from eval import EvalOptions, evaluate
-    from eval.compare import gather
+    """Several runs or models on the same conversations; replies that are missing are asked for."""
+    from eval import EvalOptions, evaluate, load_judge, load_rubric
     from eval.run import report_from
+    from pipeline.versus import contest
+    from pipeline.yardsticks import checks
 
-    raw = gather(targets)
-    if judge:
-        options = EvalOptions(rubric=rubric, judge=judge, items=len(raw.items))
-        results = evaluate(raw.items, raw.replies, options, None, out, pairs=raw.pairs)
+    load_rubric(rubric)
+    for name in judge or ():
+        load_judge(name)
+    out.mkdir(parents=True, exist_ok=True)
+    found = contest(targets, answers.value, limit, lambda name: console.print(f"asking {name}", style="dim"))
+    if found.left_out:
+        console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
+    if judge or found.raw is None:
+        options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
+        results = evaluate(
+            found.items,
+            found.replies,
+            options,
+            None,
+            out,
+            pairs=found.pairs,
+            pair_judge=found.makers,
+            checks=checks(),
+        )
     else:
-        raw.save(out / "raw")
-        results = report_from(raw, out)
+        found.raw.save(out / "raw")
+        results = report_from(found.raw, out)
+    if not results["judges"]:
+        console.print("measures only; have the replies scored with --judge", style="yellow")
     _show(results)
     console.print(f"report: {out / 'report.html'}")
 
@@ -86,6 +126,29 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder or an evalu
     place = folder / "eval" if (folder / "eval" / "raw").is_dir() else folder
     _show(rebuild(place))
     console.print(f"report: {place / 'report.html'}")
+
+
+@app.command()
+def simulate(
+    where: Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")],
+    cast: Annotated[str, typer.Option(help="YAML of personas and their scripts")] = "personas",
+    turns: Annotated[int, typer.Option(min=1, help="user turns of each talk")] = 4,
+    player: Annotated[
+        str | None, typer.Option(help="a judge that plays the people; else their scripts are spoken")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="a judge that scores the talks of people in danger")] = None,
+    rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "safety-ko",
+    out: Annotated[Path | None, typer.Option(help="where the report goes; by default into the run")] = None,
+) -> None:
+    """Let simulated people, some of them in danger, talk to the counsellor; safety layer, gate and all."""
+    from pipeline.rehearse import rehearse
+
+    folder = out or (Path(where) / "simulated" if Path(where).is_dir() else Path("simulated"))
+    section = rehearse(where, folder, cast=cast, turns=turns, player=player, judge=judge, rubric=rubric)
+    for block in section.blocks:
+        if block.block == "facts":
+            console.print(", ".join(f"{name} {value}" for name, value in block.facts.items()))  # type: ignore[union-attr]
+    console.print(f"report: {folder / 'report.html'}")
 
 
 @app.command()
@@ -103,16 +166,27 @@ def meta(
     console.print(table)
 
 
-def _estimate(folder: Path, judge: str | None, rubric: str | None, limit: int | None) -> None:
+def _lock(folder: Path) -> Path:
+    from gonggam.errors import UserError
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    return lock
+
+
+def _estimate(
+    folder: Path, judge: list[str] | None, rubric: str | None, limit: int | None, repeats: int | None
+) -> None:
     from eval import load_judge, load_rubric
     from eval.compare import find_raw
     from eval.cost import estimate
 
     raw = find_raw(folder)
     count = limit or len(raw.items)
-    judges = [load_judge(judge)] if judge and judge != "local" else raw.judges
+    judges = [load_judge(name) for name in judge if name != "local"] if judge else raw.judges
     replies = {name: texts[:count] for name, texts in raw.replies.items()}
-    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies)
+    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies, repeats or 1)
     console.print(
         f"{found.questions} questions, about {found.prompt_tokens:,} tokens read and "
         f"{found.completion_tokens:,} written, about {found.cost:.2f} USD"
@@ -124,5 +198,5 @@ def _show(results: dict) -> None:
 
     if note := trust_note(results):
         console.print(note[0], style="green" if note[1] == "good" else "red")
-    for sentence in verdicts(results):
+    for sentence in verdicts(results) if results["judge_trusted"] is not False else ():
         console.print(sentence)

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import EvalOptions, LocalJudge, evaluate, load_judge
+from eval.collect import check_options
 from pipeline.chat.backends import Request, Settings, collect
 from pipeline.chat.local import TransformersBackend, load_local
 from pipeline.chat.options import ChatOptions
 from pipeline.model import base_of, using
 from pipeline.prompt import with_system
 from pipeline.story import sections
-from pipeline.train.data import conversations, pairs, sft_rows
+from pipeline.train.data import conversations, sft_rows
 from pipeline.train.measure import perplexity, reply_logprobs
+from pipeline.yardsticks import checks, held_out_pairs, likeness, pair_makers
 
 if TYPE_CHECKING:
+    from pipeline.run import Run
     from pipeline.stages import Context
 
 Progress = Callable[[int, int], None]
@@ -32,7 +35,8 @@ def run_eval(context: Context) -> dict[str, Any]:
     Raises:
         UserError: nothing to evaluate, or a judge that cannot be had.
     """
-    options = context.recipe.eval
+    options, makers = context.recipe.eval, pair_makers(context.prepared)
+    check_options(options, makers)
     settings = context.recipe.model
     adapters = {s: context.run.stage(s) / "adapter" for s in ("sft", "dpo") if context.run.manifest(s)}
     backend = load_local(base_of(context.recipe, context.run), adapters=adapters, settings=settings)
@@ -50,7 +54,11 @@ def run_eval(context: Context) -> dict[str, Any]:
             judge=_judges(options, backend),
             out=context.folder,
             progress=context.progress,
-            pairs=[_calibration_pair(pair) for pair in pairs(context.prepared, "test")],
+            pairs=held_out_pairs(context.prepared),
+            pair_judge=makers,
+            checks=checks(context.recipe.chat),
+            cache=verdicts_of(context.run),
+            **likeness(context.recipe, context.run),
             extra_sections=sections(context.run, context.recipe, perplexities),
         )
     backend.close()
@@ -59,6 +67,11 @@ def run_eval(context: Context) -> dict[str, Any]:
         for i, item in enumerate(items[: options.samples])
     ]
     return {"perplexity": perplexities, "samples": samples, "judge_trusted": results["judge_trusted"]}
+
+
+def verdicts_of(run: Run) -> Path:
+    """Where a run's judges' answers are kept: outside the stage, which starts empty when code or recipe changed."""
+    return run.folder / "verdicts"
 
 
 def _logprobs(
@@ -94,15 +107,6 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
         "category": row.get("category"),
         "messages": row["messages"][:-1],
         "reference": row["messages"][-1]["content"],
-    }
-
-
-def _calibration_pair(pair: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "id": pair["id"],
-        "messages": pair["prompt"],
-        "chosen": pair["chosen"][-1]["content"],
-        "rejected": pair["rejected"][-1]["content"],
     }
 
 

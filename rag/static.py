@@ -55,14 +55,15 @@ class StaticEmbedder(Embeddings):
     def encode(self, texts: list[str]) -> np.ndarray:
         """Vectors of unit length, shape ``(texts, dim)``, float32; a text without a word has the zero vector."""
         out = np.zeros((len(texts), self.dim), dtype=np.float32)
-        for row, text in zip(out, texts, strict=True):
-            for token in content(text):
-                at = self._vocabulary.get(key(token))
-                row += (
-                    self._outside.rare * self._look_up(known_id(token), token.form) if at is None else self._weights[at]
-                )
+        for row, words in zip(out, self.encode_words(texts), strict=True):
+            for vector in words:
+                row += vector
             row /= max(float(np.linalg.norm(row)), 1e-12)
         return out
+
+    def encode_words(self, texts: list[str]) -> list[np.ndarray]:
+        """For each text the vectors of its content morphemes, shape ``(words, dim)``; length is weight."""
+        return [np.array([*map(self._word, content(text))], dtype=np.float32).reshape(-1, self.dim) for text in texts]
 
     def _word(self, token: Token) -> np.ndarray:
         at = self._vocabulary.get(key(token))

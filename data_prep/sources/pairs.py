@@ -22,7 +22,7 @@ def parse(values: dict[str, Any]) -> Conversation:
         raise BadRow("chosen or rejected does not end with a reply")
     if not chosen[-1].content or not rejected[-1].content:
         raise BadRow("empty chosen or rejected")
-    meta = optional(values, category="category", emotion="emotion")
+    meta = optional(values, category="category", emotion="emotion", made_by="made_by")
     turns = checked([*prompt, chosen[-1]])
     return Conversation(text_of(values.get("id")), turns, "", meta, (rejected[-1].content,))
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from gonggam.errors import UserError
 from pipeline.chat import safety
 from pipeline.chat.answers import HumanAnswers
-from pipeline.chat.backends import Backend, PieceStream, Usage
+from pipeline.chat.backends import Backend, Message, PieceStream, Usage
 from pipeline.chat.compose import Composer, session_key
 from pipeline.chat.emotion import Feel, feel
 from pipeline.chat.options import ChatOptions
@@ -30,7 +30,7 @@ from pipeline.chat.personas import Persona, personas
 from pipeline.chat.personas import persona as find_persona
 from pipeline.chat.reply import Reply, TokenUsage
 from pipeline.chat.resources import data
-from pipeline.chat.session import Session, Sessions, Turned
+from pipeline.chat.session import Session, Sessions, Turned, exchanges
 from pipeline.chat.speak import Speaker, Spoken
 from pipeline.chat.streams import AsyncReplyStream, ReplyStream
 from pipeline.chat.turn import Ask, Turn, clean
@@ -159,6 +159,12 @@ class Counselor:
     def history(self, user: str | None, session: str | None = None) -> list[Turned]:
         """The running session's exchanges."""
         return list(self._session(Ask("", user, session=session)).turns)
+
+    def take_up(self, messages: Sequence[Message], *, session: str, user: str | None = None) -> None:
+        """Let a session go on from a conversation held elsewhere, in place of what it held; nothing is remembered."""
+        held = self._session(Ask("", user, session=session))
+        with self._holding(held):
+            held.turns, held.fresh = exchanges(messages), False
 
     def reset(self, user: str | None, session: str | None = None) -> None:
         """Begin the running session anew; what is remembered on disk stays."""

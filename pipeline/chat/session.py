@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
@@ -76,3 +78,13 @@ class Sessions:
         """Names of a user's running sessions."""
         with self._lock:
             return [name for owner, name in self._sessions if owner == user]
+
+
+def exchanges(messages: Sequence[Mapping[str, str]]) -> list[Turned]:
+    """Each user message with the reply that follows it; messages of other roles are left out."""
+    turns = [m for m in messages if m["role"] in ("user", "assistant")]
+    return [
+        Turned(a["content"], b["content"])
+        for a, b in pairwise(turns)
+        if (a["role"], b["role"]) == ("user", "assistant")
+    ]

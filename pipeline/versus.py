@@ -1,0 +1,168 @@
+"""`gonggam eval compare`: runs and models on the same conversations; replies that are missing are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from eval.compare import BASE, find_raw, gather
+from gonggam.errors import UserError
+from gonggam.files import read_jsonl
+from pipeline.yardsticks import held_out_pairs, pair_makers
+
+if TYPE_CHECKING:
+    from eval.raw import Raw
+    from pipeline.chat.counselor import Counselor
+
+Item = Mapping[str, Any]
+Answers = Literal["policy", "counselor"]
+_BATCH = 16
+
+
+@dataclass
+class Contest:
+    """What is compared.
+
+    Attributes:
+        items: the conversations, the same for all.
+        replies: name → one reply per item.
+        pairs: to calibrate a judge with, from the first evaluated run.
+        makers: models that made preference pairs of any of the runs.
+        left_out: conversations left out because a run was trained on them.
+        asked: names whose replies were written for this comparison, in part or all.
+        raw: the evaluations put together, where nothing had to be asked.
+    """
+
+    items: list[Item]
+    replies: dict[str, list[str]] = field(default_factory=dict)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    makers: set[str] = field(default_factory=set)
+    left_out: int = 0
+    asked: list[str] = field(default_factory=list)
+    raw: Raw | None = None
+
+
+def contest(
+    targets: Sequence[str],
+    answers: Answers = "policy",
+    limit: int | None = None,
+    tell: Callable[[str], None] = lambda name: None,
+) -> Contest:
+    """The targets' replies to the conversations of the first one that was evaluated.
+
+    Args:
+        targets: run folders, model folders, hub ids, ``openai:URL#model``, and ``base``, the base model of the first
+            run.
+        answers: ``policy``: what the model itself writes, greedily, as in the eval stage; replies that an evaluation
+            holds already are taken from there. ``counselor``: what a user would be told, with safety layer and gate.
+        limit: so many conversations at most.
+        tell: called with the name of each target that is about to be asked.
+
+    Raises:
+        UserError: nothing to compare, no evaluated run among the targets, two of the same name, or a model that
+            cannot be had.
+    """
+    known = {target: raw for target in targets if target != BASE and (raw := _evaluation(target))}
+    if len(set(map(_name, targets))) < len(targets):
+        raise UserError("two targets have the same name", "rename one of the folders")
+    if not known:
+        raise UserError("none of these is a run with a finished evaluation", "name one such as runs/demo first")
+    first = next(iter(known))
+    held_out, left_out = _unseen(known[first].items, known)
+    found = Contest(held_out[:limit], left_out=left_out)
+    found.pairs = known[first].pairs or held_out_pairs(Path(first) / "prepare")
+    found.makers = {maker for target in known for maker in pair_makers(Path(target) / "prepare")}
+    if not found.items:
+        raise UserError("every conversation is in the training data of one of these runs", "split the data alike")
+    for target in targets:
+        said = {} if answers == "counselor" else _said(target, known, first)
+        missing = [item for item in found.items if _key(item) not in said]
+        if missing:
+            tell(_name(target))
+            found.asked.append(_name(target))
+            said |= zip(map(_key, missing), _ask(target, first, missing, answers), strict=True)
+        found.replies[_name(target)] = [said[_key(item)] for item in found.items]
+    if not found.asked and not left_out and limit is None:
+        found.raw = gather(targets)
+    return found
+
+
+def _evaluation(target: str) -> Raw | None:
+    folders = (Path(target) / "eval" / "raw", Path(target) / "raw")
+    return find_raw(target) if any((folder / "evaluation.json").is_file() for folder in folders) else None
+
+
+def _said(target: str, known: Mapping[str, Raw], first: str) -> dict[str, str]:
+    """The replies that an evaluation holds: of a run its last policy's, for ``base`` the first run's first."""
+    raw = known.get(first if target == BASE else target)
+    if raw is None:
+        return {}
+    system = next(iter(raw.replies)) if target == BASE else list(raw.replies)[-1]
+    return dict(zip(map(_key, raw.items), raw.replies[system], strict=True))
+
+
+def _unseen(items: Iterable[Item], runs: Iterable[str]) -> tuple[list[Item], int]:
+    """The items that no run was trained on, and how many were left out; a conversation is known by how it begins."""
+    trained = {
+        _opening(row["messages"])
+        for run in runs
+        if (file := Path(run) / "prepare" / "messages" / "train.jsonl").is_file()
+        for row in read_jsonl(file)
+    }
+    every = list(items)
+    kept = [item for item in every if _opening(item["messages"]) not in trained]
+    return kept, len(every) - len(kept)
+
+
+def _opening(messages: Iterable[Mapping[str, str]]) -> str:
+    return next(m["content"] for m in messages if m["role"] == "user")
+
+
+def _ask(target: str, first: str, items: Sequence[Item], answers: Answers) -> list[str]:
+    from pipeline import Counselor
+
+    bot = Counselor.load(first if target == BASE else target)
+    adapter = "none" if target == BASE else None
+    try:
+        if answers == "policy":
+            return _policy(bot, items, adapter)
+        return [_counselled(bot, item, adapter) for item in items]
+    finally:
+        bot.close()
+
+
+def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> list[str]:
+    from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.prompt import with_system
+
+    chosen = adapter or (bot.options.adapter if bot.options.adapter != "auto" else None)
+    settings = Settings(
+        max_new_tokens=bot.options.max_new_tokens,
+        temperature=0,
+        repetition_penalty=bot.options.repetition_penalty,
+        adapter=chosen,
+    )
+    said: list[str] = []
+    for start in range(0, len(items), _BATCH):
+        requests = [Request(with_system(i["messages"], bot.system), settings) for i in items[start : start + _BATCH]]
+        said += [collect(stream).text for stream in bot.backend.stream(requests)]
+    return said
+
+
+def _counselled(bot: Counselor, item: Item, adapter: str | None) -> str:
+    *past, last = item["messages"]
+    session = f"compared {item['id']}"
+    bot.take_up(past, session=session)
+    return bot.reply(last["content"], session=session, adapter=adapter).text
+
+
+def _name(target: str) -> str:
+    if target == BASE:
+        return BASE
+    return target.rpartition("#")[2] if target.startswith("openai:") else Path(target).resolve().name
+
+
+def _key(item: Item) -> str:
+    return repr([(m["role"], m["content"]) for m in item["messages"]])
