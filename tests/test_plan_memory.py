@@ -9,7 +9,8 @@ LORA = {"r": 4, "target_modules": "all-linear"}
 SMALL = {"vocab_size": 320, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 MODELS = {
     "llama": lambda: transformers.LlamaConfig(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2, **SMALL
+        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        **SMALL,
     ),
     "gpt_neox": lambda: transformers.GPTNeoXConfig(
         hidden_size=64, intermediate_size=256, num_hidden_layers=4, num_attention_heads=4, **SMALL
@@ -17,7 +18,8 @@ MODELS = {
     # Attention dropout has no fused kernel on a processor.
     "gpt2": lambda: transformers.GPT2Config(n_embd=64, n_layer=4, n_head=4, attn_pdrop=0.0, **SMALL),
     "phi3": lambda: transformers.Phi3Config(
-        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4, **SMALL
+        hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=4,
+        **SMALL,
     ),
     "qwen2": lambda: transformers.Qwen2Config(
         hidden_size=64, intermediate_size=160, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
@@ -120,13 +122,13 @@ def test_quantised_weights_are_those_of_bitsandbytes(tmp_path):
 def test_arithmetic_is_that_of_torchs_counter(config):
     from torch.utils.flop_counter import FlopCounterMode
 
-    from pipeline.train.plan_memory import Setting, Shape
+    from pipeline.train.plan_memory import Shape
 
     model = real(config, attention="eager")  # the counter does not know a processor's fused attention
     ids = torch.arange(128).view(2, 64)
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids).loss.backward()
-    found = Shape(config, LORA).flops(Setting(rows=2, length=64, positions=128, dtype=torch.float32))
+    found = Shape(config, LORA).flops(tokens=128, squares=2 * 64**2, positions=128)
     # Ours counts a gradient for the input of the first layer, which needs none: less and less with more layers.
     assert found == pytest.approx(counter.get_total_flops(), rel=0.1)
 
@@ -135,8 +137,6 @@ def test_checkpointing_keeps_one_hidden_state_a_layer():
     from pipeline.train.plan_memory import Setting, Shape
 
     shape = Shape(MODELS["llama"](), LORA)
-    with_it, without = (
-        shape.memory(Setting(rows=2, length=64, positions=1, checkpointing=on)) for on in (True, False)
-    )
+    with_it, without = (shape.memory(Setting(rows=2, length=64, positions=1, checkpointing=on)) for on in (True, False))
     assert with_it["activations"] < without["activations"] / 2
     assert with_it["activations"] > 2 * 64 * 64 * 2 * 4

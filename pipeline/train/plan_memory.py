@@ -67,6 +67,7 @@ class Shape:
         self, config: PretrainedConfig, lora: Mapping[str, Any], attn_implementation: str | None = None
     ) -> None:
         self.config, self.lora, self.attention = config, dict(lora), attn_implementation
+        self._measured: dict[tuple[Any, ...], tuple[int, int]] = {}
         model = self._model(config, torch.float32)
         self.parameters = sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -118,22 +119,31 @@ class Shape:
 
     def activations(self, setting: Setting) -> tuple[int, int]:
         """Bytes that autograd keeps up to the output head: of a model of one layer, and of each further layer."""
-        one, two = (self._saved(count, setting) for count in (1, 2))
-        return one, two - one
+        key = (setting.rows, setting.length, setting.masked, setting.dtype, self.adapter_dtype(setting))
+        if key not in self._measured:
+            one, two = (self._saved(count, setting) for count in (1, 2))
+            self._measured[key] = one, two - one
+        return self._measured[key]
 
-    def flops(self, setting: Setting) -> float:
-        """Floating-point operations of one step on ``rows`` x ``length`` tokens, a multiplication and an addition as 2.
+    def flops(
+        self, tokens: int, squares: int, positions: int, *, checkpointing: bool = False, passes: int = 0
+    ) -> float:
+        """Floating-point operations of training on a set of rows once, a multiplication and an addition as 2.
 
         Frozen weights: 2 forward, 2 for the gradient of their input, 2 if computed again. Attention as in PaLM,
         appendix B (https://arxiv.org/abs/2204.02311): 4 x length x width a token and layer forward, twice that back.
+
+        Args:
+            tokens: tokens of all rows, padding included.
+            squares: sum over rows of the square of their length.
+            positions: those that get logits.
+            checkpointing, passes: see `Setting`.
         """
-        tokens = setting.rows * setting.length
-        again = 1 if setting.checkpointing else 0
-        forward, whole = 1 + again + setting.passes, 2 + again + setting.passes
-        linear = 2 * self.linear * tokens * whole
-        lora = 2 * self.trainable * tokens * (whole + 1)
-        attention = 4 * setting.length * self.width * tokens * self.layers * (forward + 2)
-        head = 2 * self.head * setting.positions * (2 + setting.passes)
+        forward = 1 + int(checkpointing) + passes
+        linear = 2 * self.linear * tokens * (forward + 1)
+        lora = 2 * self.trainable * tokens * (forward + 2)
+        attention = 4 * self.width * self.layers * squares * (forward + 2)
+        head = 2 * self.head * positions * (2 + passes)
         return float(linear + lora + attention + head)
 
     def _model(self, config: PretrainedConfig, dtype: torch.dtype) -> PeftModel:
