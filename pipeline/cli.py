@@ -27,7 +27,8 @@ for name, group in (
     app.add_typer(group, name=name)
 app.command()(cli_chat.chat)
 app.command()(cli_chat.ask)
-app.command()(cli_train.plan)
+for command in (cli_train.plan, cli_train.preview, cli_train.curves):
+    app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

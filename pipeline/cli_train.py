@@ -146,3 +146,60 @@ def _show_cost(planner: Planner, found: StagePlan) -> None:
         console.print(
             f"[red]does not fit[/] {gpu.name}; {better[1].peak / GIB:.1f} GiB with: {' '.join(better[0])}", style=None
         )
+
+
+_COLOURS = {"supervised": "black on green3", "context": "default", "padding": "bright_black"}
+
+
+def preview(
+    recipe: File,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="how many rows")] = 3,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Training rows as tokens, coloured by supervised, context and padding."""
+    from rich.text import Text
+
+    from gonggam.errors import UserError
+    from pipeline.model import base_of, load_tokenizer
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+    from pipeline.train.preview import preview as rows_of
+
+    loaded = load_recipe(recipe, overrides or [])
+    run = Run(runs / loaded.name)
+    if not loaded.model.base and run.manifest("tiny") is None:
+        hint = f"run this first: gonggam run {recipe} --only prepare; gonggam run {recipe} --only tiny"
+        raise UserError("the tokenizer of this recipe is not made yet", hint, file=loaded.file)
+    tokenizer = load_tokenizer(base_of(loaded, run), settings=loaded.model)
+    max_length = loaded.sft.arguments.get("max_length", 1024) if loaded.sft else None
+    with _prepared(loaded, run) as prepared:
+        rows = rows_of(tokenizer, prepared, split, n, system=_system(loaded), max_length=max_length)
+    console.print(Text.assemble(*((f" {role} ", style) for role, style in _COLOURS.items()), "  ·  one | a token"))
+    for number, row in enumerate(rows, 1):
+        told = ", ".join(f"{count} {role}" for role, count in row.counts.items())
+        console.rule(f"row {number}: {told}", align="left")
+        shown = Text()
+        for text, role in row.tokens:
+            shown.append(text, style=_COLOURS[role]).append("|" if role != "padding" else "", style="bright_black")
+        console.print(shown)
+
+
+def curves(
+    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+) -> None:
+    """Draw the training curves of every finished stage: curves.html and curves.png in its folder."""
+    from gonggam.errors import UserError
+    from pipeline.run import Run
+    from pipeline.train.curves import write_curves
+
+    run, written = Run(folder), []
+    for name in ("tiny", "sft", "dpo"):
+        if manifest := run.manifest(name):
+            history = manifest["metrics"].get("history", ())
+            written += write_curves(run.stage(name), history, title=f"{folder.name} {name}")
+    if not written:
+        raise UserError("no finished training stage here", "name a run folder such as runs/demo", file=folder)
+    for path in written:
+        console.print(str(path))
