@@ -203,3 +203,32 @@ def curves(
         raise UserError("no finished training stage here", "name a run folder such as runs/demo", file=folder)
     for path in written:
         console.print(str(path))
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    out: Annotated[Path, typer.Option(help="the new folder")],
+    stage: Annotated[str | None, typer.Option(help="sft or dpo; by default the last one done")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="largest difference of logits, of the largest logit")] = None,
+    gguf: Annotated[bool, typer.Option("--gguf", help="also convert with llama.cpp's converter")] = False,
+    push_to: Annotated[str | None, typer.Option("--push", help="upload to this hub repository (private)")] = None,
+) -> None:
+    """Merge a run's adapter into its base: safetensors, proven to say the same, with a model card."""
+    from gonggam.errors import UserError
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+    from pipeline.train import merge as merging
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    converter = merging.find_converter() if gguf else None
+    proof = merging.merge(load_recipe(lock), Run(folder), out, stage=stage, tolerance=tolerance)
+    console.print(
+        f"{proof['stage']} merged into {out}: logits differ by {proof['difference']:.1e} of the largest "
+        f"(allowed {proof['tolerance']:.0e}, {proof['prompts']} prompts, {proof['dtype']})"
+    )
+    if converter:
+        console.print(f"gguf  {merging.to_gguf(out, converter)}")
+    if push_to:
+        console.print(f"hub   {merging.push(out, push_to)}")
