@@ -15,7 +15,7 @@ from rich.markup import escape
 
 from gonggam.errors import UserError, UserErrors
 from gonggam.files import as_user_error
-from pipeline import cli_chat, cli_data, cli_eval, cli_memory, cli_recipe
+from pipeline import cli_chat, cli_data, cli_eval, cli_memory, cli_recipe, cli_train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for name, group in (
@@ -27,6 +27,8 @@ for name, group in (
     app.add_typer(group, name=name)
 app.command()(cli_chat.chat)
 app.command()(cli_chat.ask)
+for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge):
+    app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 

@@ -1,0 +1,234 @@
+"""`gonggam plan`, `preview`, `curves`, `merge`, `sweep`: what stands around training. Thin: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from pipeline.recipe import Recipe
+    from pipeline.run import Run
+    from pipeline.train.plan import Planner, StagePlan
+
+console = Console(soft_wrap=True, highlight=False)
+File = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
+Runs = Annotated[Path, typer.Option(help="where run folders lie")]
+
+
+def plan(
+    recipe: File,
+    overrides: Overrides = None,
+    gpu: Annotated[list[str] | None, typer.Option(help="a100-80gb, h100, h200, rtx-4090, cpu ...; repeatable")] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="how many, each with a whole model")] = 1,
+    only: Annotated[str | None, typer.Option(help="sft or dpo alone")] = None,
+    config: Annotated[str | None, typer.Option(help="a config.json in place of the base model's")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Rows, steps, memory and time of training, before any model is loaded. Prepares the data if need be."""
+    from gonggam.errors import UserError
+    from pipeline.recipe import check_stage, load_recipe
+    from pipeline.run import Run
+    from pipeline.train.plan import Planner, gpu_named
+
+    loaded = load_recipe(recipe, overrides or [])
+    stages = [check_stage(only, loaded)] if only else loaded.stages
+    stages = [name for name in stages if name in ("sft", "dpo")]
+    if not stages:
+        raise UserError("there is nothing to plan", "only sft and dpo are planned", file=loaded.file)
+    run = Run(runs / loaded.name)
+    with _prepared(loaded, run) as prepared:
+        tokenizer = _tokenizer(loaded, run)
+        planner = Planner(loaded, prepared, gpus=gpus, config=config, tokenizer=tokenizer, system=_system(loaded))
+        for number, machine in enumerate(map(gpu_named, gpu or ["a100-80gb"])):
+            for name in stages:
+                found = planner.stage(name, machine)
+                if number == 0:
+                    _show_data(found)
+                _show_cost(planner, found)
+
+
+@contextmanager
+def _prepared(recipe: Recipe, run: Run) -> Iterator[Path]:
+    """The recipe's prepared data: the run's own if it was made so, else made now, aside if the run has other data."""
+    from pipeline.execute import execute
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+
+    lock, done = run.folder / "recipe.lock.yaml", run.manifest("prepare") is not None
+    if done and lock.is_file() and load_recipe(lock).section("prepare") == recipe.section("prepare"):
+        yield run.stage("prepare")
+        return
+    with TemporaryDirectory() as aside:
+        place = Run(aside) if done else run
+        execute(recipe, place, ["gonggam", *sys.argv[1:]], only="prepare", start=None, force=False)
+        yield place.stage("prepare")
+
+
+def _tokenizer(recipe: Recipe, run: Run) -> PreTrainedTokenizerBase | None:
+    """The base model's tokenizer, or None, with a line that says so."""
+    from gonggam.errors import UserError
+    from pipeline.model import base_of, load_tokenizer
+
+    if not recipe.model.base and run.manifest("tiny") is None:
+        console.print("[yellow]estimate[/]  the tokenizer is not made yet (stage tiny): one token a character assumed")
+        return None
+    try:
+        return load_tokenizer(base_of(recipe, run), settings=recipe.model)
+    except UserError as error:
+        console.print(f"[yellow]estimate[/]  no tokenizer, so one token a character is assumed: {error.what}")
+        return None
+
+
+def _system(recipe: Recipe) -> str | None:
+    from pipeline.chat.options import ChatOptions
+    from pipeline.prompt import system_prompt
+
+    return system_prompt((recipe.chat or ChatOptions()).system)
+
+
+def _show_data(found: StagePlan) -> None:
+    rows, options = found.rows, found.options
+    table = Table(
+        title=f"{found.name}: data{'' if rows.exact else ' (estimated)'}", title_justify="left", show_header=False
+    )
+    about = "" if options.max_length is None else f" than max_length {options.max_length}"
+    for label, value in (
+        ("pairs" if found.name == "dpo" else "rows", f"{len(rows.lengths):,}"),
+        ("tokens", f"{rows.tokens:,}"),
+        ("supervised", f"{rows.share:.1%}"),
+        (f"longer{about}", f"{rows.over:,}"),
+        ("replies that do not fit", f"{rows.lost:,}"),
+        (f"padding, batches of {options.batch}", f"{found.loose.waste:.1%}"),
+        ("gaps with packing", f"{found.dense.waste:.1%} of {found.dense.count:,} bins"),
+        ("optimiser steps", f"{found.steps:,} ({found.epochs:.4g} epochs)"),
+        (
+            "trainable parameters",
+            f"{found.trainable:,} of {found.parameters:,} ({found.trainable / found.parameters:.2%})",
+        ),
+    ):
+        table.add_row(label, value)
+    console.print(table)
+    if rows.lost:
+        console.print(f"[red]training would refuse {rows.lost} rows[/]: raise max_length or drop them in prepare")
+
+
+def _show_cost(planner: Planner, found: StagePlan) -> None:
+    from pipeline.train.plan import GIB
+
+    gpu, options = found.gpu, found.options
+    how = [str(options.dtype).removeprefix("torch."), options.quantization, options.optim]
+    how += ["checkpointing"] * options.checkpointing + ["packing"] * options.packing
+    table = Table(title=f"{found.name} on {gpu.name}: {', '.join(how)}", title_justify="left", show_header=False)
+    for kind, size in found.memory.items():
+        table.add_row(kind, f"{size / GIB:8.2f} GiB")
+    table.add_row("[bold]peak[/]", f"[bold]{found.peak / GIB:8.2f} GiB[/] of {gpu.usable / GIB:.1f} usable")
+    table.add_row("training", f"about {timedelta(seconds=round(found.seconds))} ({found.flops:.2e} operations)")
+    console.print(table)
+    if found.fits:
+        console.print(f"[green]fits[/] {gpu.name}")
+    elif (better := planner.advice(found)) is None:
+        console.print(
+            f"[red]does not fit[/] {gpu.name}, whatever is changed: take a larger one or a smaller base model"
+        )
+    else:
+        console.print(
+            f"[red]does not fit[/] {gpu.name}; {better[1].peak / GIB:.1f} GiB with: {' '.join(better[0])}", style=None
+        )
+
+
+_COLOURS = {"supervised": "black on green3", "context": "default", "padding": "bright_black"}
+
+
+def preview(
+    recipe: File,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="how many rows")] = 3,
+    split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Training rows as tokens, coloured by supervised, context and padding."""
+    from rich.text import Text
+
+    from gonggam.errors import UserError
+    from pipeline.model import base_of, load_tokenizer
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+    from pipeline.train.preview import preview as rows_of
+
+    loaded = load_recipe(recipe, overrides or [])
+    run = Run(runs / loaded.name)
+    if not loaded.model.base and run.manifest("tiny") is None:
+        hint = f"run this first: gonggam run {recipe} --only prepare; gonggam run {recipe} --only tiny"
+        raise UserError("the tokenizer of this recipe is not made yet", hint, file=loaded.file)
+    tokenizer = load_tokenizer(base_of(loaded, run), settings=loaded.model)
+    max_length = loaded.sft.arguments.get("max_length", 1024) if loaded.sft else None
+    with _prepared(loaded, run) as prepared:
+        rows = rows_of(tokenizer, prepared, split, n, system=_system(loaded), max_length=max_length)
+    console.print(Text.assemble(*((f" {role} ", style) for role, style in _COLOURS.items()), "  ·  one | a token"))
+    for number, row in enumerate(rows, 1):
+        told = ", ".join(f"{count} {role}" for role, count in row.counts.items())
+        console.rule(f"row {number}: {told}", align="left")
+        shown = Text()
+        for text, role in row.tokens:
+            shown.append(text, style=_COLOURS[role]).append("|" if role != "padding" else "", style="bright_black")
+        console.print(shown)
+
+
+def curves(
+    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+) -> None:
+    """Draw the training curves of every finished stage: curves.html and curves.png in its folder."""
+    from gonggam.errors import UserError
+    from pipeline.run import Run
+    from pipeline.train.curves import write_curves
+
+    run, written = Run(folder), []
+    for name in ("tiny", "sft", "dpo"):
+        if manifest := run.manifest(name):
+            history = manifest["metrics"].get("history", ())
+            written += write_curves(run.stage(name), history, title=f"{folder.name} {name}")
+    if not written:
+        raise UserError("no finished training stage here", "name a run folder such as runs/demo", file=folder)
+    for path in written:
+        console.print(str(path))
+
+
+def merge(
+    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    out: Annotated[Path, typer.Option(help="the new folder")],
+    stage: Annotated[str | None, typer.Option(help="sft or dpo; by default the last one done")] = None,
+    tolerance: Annotated[float | None, typer.Option(help="largest difference of logits, of the largest logit")] = None,
+    gguf: Annotated[bool, typer.Option("--gguf", help="also convert with llama.cpp's converter")] = False,
+    push_to: Annotated[str | None, typer.Option("--push", help="upload to this hub repository (private)")] = None,
+) -> None:
+    """Merge a run's adapter into its base: safetensors, proven to say the same, with a model card."""
+    from gonggam.errors import UserError
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+    from pipeline.train import merge as merging
+
+    lock = folder / "recipe.lock.yaml"
+    if not lock.is_file():
+        raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
+    converter = merging.find_converter() if gguf else None
+    proof = merging.merge(load_recipe(lock), Run(folder), out, stage=stage, tolerance=tolerance)
+    console.print(
+        f"{proof['stage']} merged into {out}: logits differ by {proof['difference']:.1e} of the largest "
+        f"(allowed {proof['tolerance']:.0e}, {proof['prompts']} prompts, {proof['dtype']})"
+    )
+    if converter:
+        console.print(f"gguf  {merging.to_gguf(out, converter)}")
+    if push_to:
+        console.print(f"hub   {merging.push(out, push_to)}")
