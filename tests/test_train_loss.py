@@ -28,13 +28,14 @@ def model():
 
 @pytest.fixture
 def trainer(model, tmp_path):
+    from datasets import Dataset
+    from trl import SFTConfig
+
     from pipeline.train.loop import arguments
     from pipeline.train.mask import Row
     from pipeline.train.pack import columns
     from pipeline.train.sft import ReplyTrainer, lora
     from pipeline.train.tiny import build_tokenizer
-    from datasets import Dataset
-    from trl import SFTConfig
 
     def build(kind=ReplyTrainer, **given):
         given = {"learning_rate": 1e-2, "per_device_train_batch_size": 2, "max_steps": 4, **given}

@@ -54,7 +54,7 @@ class _WithNames:
         self.collator = collator
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        names = [name for example in examples for name in example["names"]]
+        names = [name for example in examples for name in example.get("names", ())]
         bare = [{key: value for key, value in example.items() if key != "names"} for example in examples]
         return {**self.collator(bare), "names": names}
 

@@ -61,6 +61,7 @@ class FlatCollator:
         self.segments = segments
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """``input_ids``, ``labels`` and ``position_ids`` (1, tokens), and ``segments``."""
         segments = [(length, 0) for example in examples for length in example["seq_lengths"]]
         batch: dict[str, Any] = {
             "input_ids": torch.tensor([[token for example in examples for token in example["input_ids"]]]),

@@ -114,9 +114,9 @@ def run_sft(
     """Train a LoRA adapter on the training split; leaves ``folder/adapter``, and a prompt for the parity check.
 
     Returns:
-        metrics: rows, how batches are made, tokens and supervised tokens read (all epochs), steps, loss history, validation perplexity
-        before and after, and ``reply_logprob_p01``: the 1st percentile over validation rows of the mean
-        log-probability (nats) of a token of a human reply, by which the counsellor tells broken replies.
+        metrics: rows, how batches are made, tokens and supervised tokens read (all epochs), steps, loss history,
+        validation perplexity before and after, and ``reply_logprob_p01``: the 1st percentile over validation rows of
+        the mean log-probability (nats) of a token of a human reply, by which the counsellor tells broken replies.
 
     Raises:
         UserError: rows that fail the mask's proof or cannot fit; LoRA targets that match nothing; and what
