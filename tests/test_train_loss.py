@@ -28,11 +28,13 @@ def model():
 
 @pytest.fixture
 def trainer(model, tmp_path):
+    from datasets import Dataset
     from trl import SFTConfig
 
     from pipeline.train.loop import arguments
     from pipeline.train.mask import Row
-    from pipeline.train.sft import ReplyTrainer, dataset, lora
+    from pipeline.train.pack import columns
+    from pipeline.train.sft import ReplyTrainer, lora
     from pipeline.train.tiny import build_tokenizer
 
     def build(kind=ReplyTrainer, **given):
@@ -40,7 +42,7 @@ def trainer(model, tmp_path):
         return kind(
             model=copy.deepcopy(model),
             args=SFTConfig(**arguments(given, tmp_path, 1)),
-            train_dataset=dataset([Row(*row) for row in ROWS]),
+            train_dataset=Dataset.from_dict(columns([Row(*row, "row") for row in ROWS], [[0], [1], [2]])),
             processing_class=build_tokenizer(iter(["가"]), 300, 64),
             peft_config=lora({"r": 2, "target_modules": "all-linear"}),
         )
@@ -49,7 +51,8 @@ def trainer(model, tmp_path):
 
 
 def batch(trainer):
-    return trainer.data_collator([{"input_ids": ids, "labels": labels} for ids, labels in ROWS])
+    inputs = trainer.data_collator([{"input_ids": ids, "labels": labels, "names": ["row"]} for ids, labels in ROWS])
+    return {key: value for key, value in inputs.items() if key != "names"}
 
 
 @pytest.mark.parametrize("accumulated", [None, 20])

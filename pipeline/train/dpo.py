@@ -7,31 +7,29 @@ second model is held. The first margin between policy and reference must therefo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils.save_and_load import load_peft_weights
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from trl import DPOConfig, DPOTrainer
+from trl import DPOConfig
 
 from gonggam.errors import UserError
+from pipeline.train.attend import use_segments
 from pipeline.train.data import dpo_rows
 from pipeline.train.loop import arguments, forget_checkpoints, train
-from pipeline.train.mask import IGNORE, Row
-from pipeline.train.measure import reply_logprobs
-from pipeline.train.sft import lora, save_adapter
+from pipeline.train.prefix import PairTrainer
+from pipeline.train.reference import reference_logprobs
+from pipeline.train.sft import lora, lora_targets, save_adapter
 
 Progress = Callable[[int, int], None]
 _MARGIN_TOLERANCE = 1e-4
-
-
-class PairTrainer(DPOTrainer):
-    """A DPOTrainer for rows that are tokenised already (``prompt_ids, chosen_ids, rejected_ids``)."""
-
-    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
-        return dataset
+_COLLAPSE = math.log(2)  # nats a token: the chosen replies have become half as likely, token by token
 
 
 def run_dpo(
@@ -53,47 +51,117 @@ def run_dpo(
             whose reference is the base itself.
 
     Returns:
-        metrics: pairs, tokens read (all epochs), steps, history, the first margin, and reward accuracy and margin
-        on the held-out pairs.
+        metrics: pairs, how batches are made, tokens read (all epochs), steps, history, the first margin,
+        and on the held-out pairs reward accuracy, margin and what `chosen_health` tells.
+        Reference log-probabilities are kept in ``cache`` beside ``folder``.
 
     Raises:
-        UserError: no preference pairs; the first margin is not 0; and what `pipeline.train.loop.train` raises.
+        UserError: no preference pairs; the first margin is not 0; and what `pair_trainer` and
+            `pipeline.train.loop.train` raise.
     """
-    given = section.arguments
-    config = DPOConfig(**arguments(given, folder, seed))
-    rows = dpo_rows(tokenizer, prepared, "train", system=system, max_length=config.max_length)
-    held_out = dpo_rows(tokenizer, prepared, "test", system=system, max_length=config.max_length)
+    given = arguments(section.arguments, folder, seed)
+    max_length = DPOConfig(**given).max_length
+    rows = dpo_rows(tokenizer, prepared, "train", system=system, max_length=max_length)
+    held_out = dpo_rows(tokenizer, prepared, "test", system=system, max_length=max_length)
     if not rows or not held_out:
         raise UserError("no preference pairs to train and test on", "add a source with pairs to prepare", file=prepared)
-    policy = PeftModel.from_pretrained(model, sft_adapter, is_trainable=True) if sft_adapter else model
-    trainer = PairTrainer(
-        model=policy,
-        args=config,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(held_out),
-        processing_class=tokenizer,
-        peft_config=None if sft_adapter else lora(section.lora),
-    )
-    reference = pair_logprobs(trainer.model, held_out)
-    first = _first_margin(trainer, rows[: config.per_device_train_batch_size])
+    trainer, way = pair_trainer(model, tokenizer, rows, given, lora(section.lora), sft_adapter)
+    first = _first_margin(trainer, rows[: trainer.args.per_device_train_batch_size])
+    cache = folder.parent / "cache"
+    if given.get("precompute_ref_log_probs", True):
+        trainer.attach_reference(reference_logprobs(trainer, rows, cache))
+    reference = reference_logprobs(trainer, held_out, cache)
     result = train(trainer, progress)
-    rewards = preference(reference, pair_logprobs(trainer.model, held_out), beta=config.beta)
+    policy = trainer.logprobs(held_out)
     save_adapter(trainer, tokenizer, folder)
-    forget_checkpoints(trainer, given)
-    tokens = sum(2 * len(r["prompt_ids"]) + len(r["chosen_ids"]) + len(r["rejected_ids"]) for r in rows)
+    forget_checkpoints(trainer, section.arguments)
+    tokens = sum((1 if trainer.shared else 2) * len(r["prompt_ids"]) + _spoken(r) for r in rows)
     return {
         "pairs": len(rows),
+        "batches": way,
         "tokens": int(tokens * result["epochs"]),
         "first_margin": first,
-        "held_out": {"pairs": len(held_out), **rewards},
+        "held_out": {
+            "pairs": len(held_out),
+            **preference(reference, policy, beta=trainer.beta),
+            **chosen_health(reference, policy, held_out),
+        },
         **result,
     }
 
 
+def pair_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict],
+    given: Mapping[str, Any],
+    peft: Any,
+    adapter: Path | None,
+) -> tuple[PairTrainer, str]:
+    """The trainer of a recipe's ``dpo:`` keys, every prompt computed once where the model can.
+
+    Returns:
+        the trainer, and in words how its batches are made.
+
+    Raises:
+        UserError: LoRA targets that match nothing; the adapter belongs to another base model.
+    """
+    config = DPOConfig(**{**given, "precompute_ref_log_probs": False})  # we keep them by content, TRL by position
+    against = _against_sharing(model, config)
+    if against:
+        logging.getLogger(__name__).warning("every prompt is computed twice, as TRL does it: %s", against)
+    policy = load_adapter(model, adapter) if adapter else model
+    with lora_targets(model):
+        trainer = PairTrainer(
+            shared=against is None,
+            model=policy,
+            args=config,
+            train_dataset=Dataset.from_list([{**row, "names": [row["id"]]} for row in rows]),
+            processing_class=tokenizer,
+            peft_config=None if adapter else peft,
+        )
+    return trainer, f"TRL's: {against}" if against else "prompts computed once"
+
+
+def _against_sharing(model: PreTrainedModel, config: DPOConfig) -> str | None:
+    text = model.config.get_text_config()
+    if not config.disable_dropout:
+        return "dropout is active, and a shared prompt would share its dropout too"
+    coefficient = config.router_aux_loss_coef
+    if hasattr(text, "output_router_logits") and coefficient != 0.0:
+        return "its routing loss is taken over whole rows"
+    return use_segments(model, config.max_length)
+
+
+def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
+    """The model with the LoRA adapter of ``folder``, to be trained on.
+
+    Raises:
+        UserError: the adapter was made for a model of another shape.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    made_for = f"the adapter was made for another base model ({config.base_model_name_or_path})"
+    hint = "name the base that it was trained on, or train sft on this one"
+    config.inference_mode = False
+    try:
+        policy = get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(made_for, hint, file=folder) from error
+    found = load_peft_weights(str(folder), device=str(model.device))
+    wanted = {name: weight.shape for name, weight in get_peft_model_state_dict(policy).items()}
+    if wanted != {name: weight.shape for name, weight in found.items()}:
+        raise UserError(made_for, hint, file=folder)
+    set_peft_model_state_dict(policy, found)
+    return policy
+
+
+def _spoken(row: Mapping[str, Any]) -> int:
+    return len(row["chosen_ids"]) + len(row["rejected_ids"])
+
+
 def _first_margin(trainer: PairTrainer, rows: Sequence[dict]) -> float:
-    """The reward margin before the first step, in nats; 0 where the policy is its own reference."""
-    trainer.evaluate(Dataset.from_list(list(rows)))
-    margin = float(trainer.state.log_history.pop()["eval_rewards/margins"])
+    """The mean reward margin before the first step, in nats; 0 where the policy is its own reference."""
+    margin = preference(trainer.logprobs(rows, reference=True), trainer.logprobs(rows), beta=trainer.beta)["margin"]
     if abs(margin) > _MARGIN_TOLERANCE:
         raise UserError(
             f"the first reward margin is {margin:.2e}, not 0: policy and reference differ before training",
@@ -102,13 +170,25 @@ def _first_margin(trainer: PairTrainer, rows: Sequence[dict]) -> float:
     return margin
 
 
-def pair_logprobs(model: PreTrainedModel, rows: Sequence[dict]) -> list[tuple[float, float]]:
-    """For each pair the log-probabilities (nats, summed) of the chosen and the rejected reply."""
-    sides = []
-    for side in ("chosen_ids", "rejected_ids"):
-        whole = [Row(r["prompt_ids"] + r[side], [IGNORE] * len(r["prompt_ids"]) + r[side]) for r in rows]
-        sides.append([logprob for logprob, _ in reply_logprobs(model, whole)])
-    return list(zip(*sides, strict=True))
+def chosen_health(
+    reference: Sequence[tuple[float, float]], policy: Sequence[tuple[float, float]], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Whether DPO pushed the good replies down with the bad ones, which margins and accuracy do not show.
+
+    Returns:
+        ``chosen_change`` (nats a token), and ``warning`` where it fell below -ln 2 (Pal et al. 2024,
+        https://arxiv.org/abs/2402.13228).
+    """
+    tokens = sum(len(row["chosen_ids"]) for row in rows)
+    change = sum(after - before for (before, _), (after, _) in zip(reference, policy, strict=True)) / tokens
+    if change > -_COLLAPSE:
+        return {"chosen_change": change}
+    warning = (
+        f"the chosen replies became {math.exp(-change):.1f} times less likely a token: "
+        "lower dpo.learning_rate or raise dpo.beta, or add the sft loss (loss_type: [sigmoid, sft])"
+    )
+    logging.getLogger(__name__).warning(warning)
+    return {"chosen_change": change, "warning": warning}
 
 
 def preference(

@@ -7,6 +7,7 @@ leaves the one before it to resume from.
 from __future__ import annotations
 
 import math
+import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +27,36 @@ Progress = Callable[[int, int], None]
 
 class Interrupted(SystemExit):
     """Training was asked to stop and did so after a full checkpoint; the exit code is 128 + the signal's number."""
+
+
+class Named(Trainer):
+    """A trainer whose data has a column ``names``, and which knows the rows that each recent loss came from."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.data_collator = _WithNames(self.data_collator)
+        self.recent: list[tuple[list[str], torch.Tensor]] = []
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns = [*{*(self._signature_columns or ()), "names"}]
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        """One forward and backward pass."""
+        names = inputs.pop("names")
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.recent.append((names, loss))
+        return loss
+
+
+class _WithNames:
+    def __init__(self, collator: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> None:
+        self.collator = collator
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        names = [name for example in examples for name in example.get("names", ())]
+        bare = [{key: value for key, value in example.items() if key != "names"} for example in examples]
+        return {**self.collator(bare), "names": names}
 
 
 def arguments(given: Mapping[str, Any], folder: Path, seed: int) -> dict[str, Any]:
@@ -55,7 +86,8 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     """Train from the newest complete checkpoint, or from the start; returns steps, epochs and the logged history.
 
     Raises:
-        UserError: the loss became NaN or infinite, or the disk is full (the last complete checkpoint stays intact).
+        UserError: the loss became NaN or infinite, memory ran out, or the disk is full (the last complete checkpoint
+            stays intact).
         Interrupted: a signal asked to stop; a full checkpoint was written first.
     """
     folder = Path(trainer.args.output_dir)
@@ -65,9 +97,9 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     checkpoint = newest_checkpoint(folder)
     stop = _GracefulStop()
     trainer.remove_callback(PrinterCallback)
-    for callback in (_ReportProgress(progress), stop, _FiniteLoss(), _MarkComplete()):
+    for callback in (_ReportProgress(progress), stop, _StayFinite(trainer), _MarkComplete()):
         trainer.add_callback(callback)
-    with stop.listening(), _disk_full(folder):
+    with stop.listening(), _disk_full(folder), _out_of_memory(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received:
         raise Interrupted(128 + stop.received)
@@ -114,7 +146,23 @@ class _MarkComplete(TrainerCallback):
             )
 
 
-class _FiniteLoss(TrainerCallback):
+class _StayFinite(TrainerCallback):
+    """Looks before every log and every checkpoint, not at every step: a look makes a GPU wait."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.recent: list[tuple[list[str], torch.Tensor]] = trainer.recent if isinstance(trainer, Named) else []
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> None:
+        if control.should_log or control.should_save:
+            at_fault = next((names for names, loss in self.recent if not math.isfinite(loss)), None)
+            self.recent.clear()
+            self._refuse("the loss", at_fault is not None, args, state, at_fault)
+        if control.should_save:
+            weights = (w for w in model.parameters() if w.requires_grad)
+            self._refuse("a weight", not all(bool(w.isfinite().all()) for w in weights), args, state)
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -125,11 +173,23 @@ class _FiniteLoss(TrainerCallback):
     ) -> None:
         for name in ("loss", "grad_norm"):
             value = (logs or {}).get(name)
-            if value is not None and not math.isfinite(value):
-                raise UserError(
-                    f"{name} became {value} by step {state.global_step}",
-                    "lower learning_rate or max_grad_norm and run again: it goes on from the last good checkpoint",
-                )
+            self._refuse(f"{name}", value is not None and not math.isfinite(value), args, state)
+
+    def _refuse(
+        self, what: str, bad: bool, args: TrainingArguments, state: TrainerState, rows: list[str] | None = None
+    ) -> None:
+        """Stop if ``bad`` on any rank, on all of them together, so that none waits for another."""
+        if args.world_size > 1:
+            anywhere = torch.tensor(bad, dtype=torch.int, device=args.device)
+            torch.distributed.all_reduce(anywhere, op=torch.distributed.ReduceOp.MAX)
+            bad = bool(anywhere)
+        if bad:
+            where = f" in the batch of {', '.join(rows[:8])}{' ...' if len(rows) > 8 else ''}" if rows else ""
+            raise UserError(
+                f"{what} became NaN or infinite by step {state.global_step}{where}",
+                "lower learning_rate or max_grad_norm, or look at these rows, and run again: "
+                "it goes on from the last good checkpoint",
+            )
 
 
 class _GracefulStop(TrainerCallback):
@@ -172,6 +232,24 @@ def _disk_full(folder: Path) -> Iterator[None]:
                 file=folder,
             ) from error
         raise
+
+
+@contextmanager
+def _out_of_memory(trainer: Trainer) -> Iterator[None]:
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+            raise
+        batch = trainer.args.per_device_train_batch_size
+        lower = [f"per_device_train_batch_size (now {batch}; raise gradient_accumulation_steps in turn)"] * (batch > 1)
+        lower += [f"max_length (now {getattr(trainer.args, 'max_length', None)})"]
+        more = [] if trainer.args.gradient_checkpointing else ["gradient_checkpointing: true"]
+        more += [] if getattr(trainer.model, "is_quantized", False) else ["model.quantization: nf4"]
+        raise UserError(
+            f"out of memory by step {trainer.state.global_step}",
+            "; ".join([f"lower {' or '.join(lower)}", *(f"set {key}" for key in more)]),
+        ) from error
 
 
 def forget_checkpoints(trainer: Trainer, given: Mapping[str, Any]) -> None:

@@ -25,10 +25,14 @@ IGNORE = -100
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One training row: ``input_ids`` and ``labels`` of equal length, labels -100 where no loss is taken."""
+    """One training row: ``input_ids`` and ``labels`` of equal length, labels -100 where no loss is taken.
+
+    ``name`` is how messages to the user call it.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    name: str = ""
 
     @property
     def supervised(self) -> int:
@@ -69,7 +73,7 @@ def supervise(
         stop = next((k for k, (left, _) in enumerate(offsets) if left >= end), len(ids))
         labels[len(context) : stop] = ids[len(context) : stop]
         _prove(tokenizer, ids[len(context) : stop], text[start:end], name)
-    return Row(ids, labels)
+    return Row(ids, labels, name)
 
 
 def windows(

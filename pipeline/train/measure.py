@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from pipeline.train.mask import IGNORE, Row
 
 Progress = Callable[[int, int], None]
+CHUNK = 1024  # tokens whose softmax is held in float32 at a time
 
 
 @torch.inference_mode()
@@ -38,8 +40,12 @@ def reply_logprobs(
                 torch.tensor(rows[i].labels),
                 1,
             )
-        logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits[:, :-1]
         target = labels[:, 1:].to(device)
+        positions = (target != IGNORE).any(dim=0).nonzero().squeeze(1)
+        target = target[:, positions]
+        logits = model(
+            input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False, logits_to_keep=positions
+        ).logits
         loss = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORE, reduction="none"
         ).view_as(target)
@@ -48,6 +54,29 @@ def reply_logprobs(
         if progress:
             progress(min(at + batch_size, len(order)), len(order))
     return result
+
+
+def summed_loss(
+    logits: torch.Tensor, target: torch.Tensor, *, label_smoothing: float = 0.0, dft: bool = False
+) -> torch.Tensor:
+    """Cross-entropy (nats) summed over tokens, its softmax in float32 and in chunks that are not kept for the gradient.
+
+    Args:
+        logits: (tokens, vocabulary) in any float type.
+        target: (tokens,), -100 where no loss is taken.
+        dft: weigh every token by its probability (Wu et al. 2025, https://arxiv.org/abs/2508.05629).
+    """
+
+    def chunk_loss(some: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        loss = torch.nn.functional.cross_entropy(
+            some.float(), labels, ignore_index=IGNORE, reduction="none", label_smoothing=label_smoothing
+        )
+        return (loss * torch.exp(-loss.detach()) if dft else loss).sum()
+
+    if len(target) <= CHUNK:
+        return chunk_loss(logits, target)
+    parts = zip(logits.split(CHUNK), target.split(CHUNK), strict=True)
+    return torch.stack([checkpoint(chunk_loss, *part, use_reentrant=False) for part in parts]).sum()
 
 
 def perplexity(logprobs: Sequence[tuple[float, int]]) -> float:

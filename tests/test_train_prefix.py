@@ -1,0 +1,159 @@
+"""DPO with the prompt computed once is TRL's DPO: the same log-probabilities, losses and gradients."""
+
+import copy
+
+import pytest
+from test_train_pack import SHAPES, far, gradient, model_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def pairs(count=4, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+
+    def ids(low, high):
+        length = int(torch.randint(low, high, (1,), generator=draw))
+        return torch.randint(2, 64, (length,), generator=draw).tolist()
+
+    return [
+        {"id": f"p-{k}", "prompt_ids": ids(3, 20), "chosen_ids": [*ids(2, 9), 1], "rejected_ids": [*ids(2, 9), 1]}
+        for k in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from pipeline.train.tiny import build_tokenizer
+
+    return build_tokenizer(iter(["가"]), 300, 64)
+
+
+@pytest.fixture
+def trainer(tokenizer, tmp_path):
+    from pipeline.train.dpo import pair_trainer
+    from pipeline.train.loop import arguments
+    from pipeline.train.sft import lora
+
+    def build(shape="llama", shared=True, rows=None, **given):
+        model = model_of(shape)
+        if not shared:
+            model.set_attn_implementation("eager")
+        given = {"per_device_train_batch_size": 4, "max_length": 64, "max_steps": 2, "learning_rate": 1e-2, **given}
+        targets = {"r": 2, "target_modules": "all-linear", "init_lora_weights": False}
+        torch.manual_seed(1)
+        one, way = pair_trainer(
+            model, tokenizer, rows or pairs(), arguments(given, tmp_path, 1), lora(targets), given.pop("adapter", None)
+        )
+        assert ("once" in way) == shared
+        return one
+
+    return build
+
+
+def loss_of(trainer, rows):
+    trainer.model.train()
+    batch = trainer.data_collator([{**row, "names": ["x"]} for row in rows])
+    batch.pop("names")
+    loss = trainer.compute_loss(trainer.model, batch)
+    loss.backward()
+    return loss.item(), gradient(trainer.model)
+
+
+LOSSES = [
+    {"loss_type": "sigmoid"},
+    {"loss_type": "ipo", "beta": 0.3},
+    {"loss_type": ["sigmoid", "bco_pair", "sft"], "loss_weights": [0.8, 0.2, 1.0]},
+    {"loss_type": "sigmoid_norm", "ld_alpha": 0.5},
+    {"loss_type": "aot", "label_smoothing": 0.1},
+    {"loss_type": "sigmoid", "use_weighting": True, "f_divergence_type": "js_divergence"},
+]
+
+
+@pytest.mark.parametrize("given", LOSSES, ids=lambda given: "-".join(map(str, given.values())))
+def test_loss_and_gradient_are_those_of_trl(trainer, given):
+    ours, trl = loss_of(trainer(**given), pairs()), loss_of(trainer(shared=False, **given), pairs())
+    assert ours[0] == pytest.approx(trl[0], rel=1e-5)
+    assert far(ours[1], trl[1]) < 1e-4
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_log_probabilities_are_those_of_trl(trainer, shape):
+    for reference in (False, True):
+        ours = trainer(shape).logprobs(pairs(), reference=reference)
+        assert torch.allclose(
+            torch.tensor(ours), torch.tensor(trainer(shape, False).logprobs(pairs(), reference=reference)), atol=1e-4
+        )
+
+
+def test_a_model_that_cannot_share_a_prompt_is_trained_as_trl_does(trainer):
+    from pipeline.train.loop import train
+
+    assert train(trainer("phi3", shared=False, max_length=128))["steps"] == 2
+
+
+def test_the_reference_is_computed_once_and_found_by_content(trainer, tmp_path):
+    from pipeline.train.reference import reference_logprobs
+
+    class Counting:
+        def __init__(self, inner):
+            self.inner, self.computed = inner, 0
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+        def logprobs(self, rows, **kind):
+            self.computed += len(rows)
+            return self.inner.logprobs(rows, **kind)
+
+    rows = pairs(5)
+    first, other_beta = Counting(trainer(rows=rows)), Counting(trainer(rows=rows, beta=0.5, loss_type="ipo"))
+    found = reference_logprobs(first, rows, tmp_path)
+    again = reference_logprobs(other_beta, rows[::-1], tmp_path)
+    assert (first.computed, other_beta.computed) == (5, 0)
+    assert again == found[::-1]
+    changed = Counting(trainer(rows=rows))
+    next(p for n, p in changed.model.named_parameters() if "embed_tokens" in n).data[0, 0] += 1e-3
+    reference_logprobs(changed, rows, tmp_path)
+    assert changed.computed == 5, "another reference is another key"
+
+
+def test_training_with_kept_references_is_training_with_fresh_ones(trainer, tmp_path):
+    from pipeline.train.loop import train
+    from pipeline.train.reference import reference_logprobs
+
+    ends = []
+    for kept in (True, False):
+        one = trainer(rows=pairs(8), max_steps=3)
+        if kept:
+            one.attach_reference(reference_logprobs(one, pairs(8), tmp_path / "cache"))
+        one.args.output_dir = str(tmp_path / str(kept))
+        train(one)
+        ends.append(torch.cat([p.detach().flatten() for p in one.model.parameters() if p.requires_grad]))
+    assert far(*ends) < 1e-4
+
+
+def test_an_adapter_of_another_base_is_refused(trainer, tmp_path):
+    from peft import get_peft_model
+
+    from gonggam.errors import UserError
+    from pipeline.train.dpo import load_adapter
+    from pipeline.train.sft import lora
+
+    small = model_of("llama")
+    get_peft_model(copy.deepcopy(small), lora({"r": 2, "target_modules": "all-linear"})).save_pretrained(tmp_path)
+    assert load_adapter(copy.deepcopy(small), tmp_path)
+    wide = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**small.config.to_diff_dict(), "hidden_size": 64}))
+    for other in (wide, model_of("gpt2")):
+        with pytest.raises(UserError, match="another base model"):
+            load_adapter(other, tmp_path)
+
+
+def test_a_policy_that_forgets_the_good_replies_is_noticed():
+    from pipeline.train.dpo import chosen_health
+
+    rows = [{"chosen_ids": [1, 2, 3]}] * 2
+    fell = chosen_health([(-3.0, -3.0)] * 2, [(-9.0, -99.0)] * 2, rows)
+    assert fell["chosen_change"] == pytest.approx(-2)
+    assert "less likely" in fell["warning"]
+    assert "warning" not in chosen_health([(-3.0, -3.0)] * 2, [(-3.5, -9.0)] * 2, rows)
