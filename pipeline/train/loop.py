@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.utils.logging import disable_progress_bar
 
 from gonggam.errors import UserError
 from gonggam.files import write_json
@@ -96,6 +97,7 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     trainer.accelerator.wait_for_everyone()
     checkpoint = newest_checkpoint(folder)
     stop = _GracefulStop()
+    disable_progress_bar()  # the libraries' bars and prints would tear our own bar apart
     trainer.remove_callback(PrinterCallback)
     for callback in (_ReportProgress(progress), stop, _StayFinite(trainer), _MarkComplete()):
         trainer.add_callback(callback)
