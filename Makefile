@@ -7,7 +7,7 @@ demo: setup  ## the whole pipeline on the sample corpus
 	$(BIN)/accelerate launch --config_file recipes/accelerate/cpu.yaml -m pipeline recipes/demo.yaml --open
 
 test: setup  ## the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup  ## ruff and the type checker
 	$(BIN)/ruff check .
