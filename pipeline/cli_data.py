@@ -209,9 +209,12 @@ def _rank(
 
     if not judge and not teacher:
         raise UserError("nobody is named to judge the samples", "add --judge NAME or --teacher URL")
+    verdicts = out / "verdicts.jsonl"
+    score = geval_judge(judge, rubric, verdicts) if judge and judge != "local" else None
     counselor = _counselor(policy)
     sample = sampler(counselor, policy, out / "samples.jsonl")
-    score = geval_judge(judge, rubric, out / "verdicts.jsonl", counselor) if judge else teacher_judge(teacher)
+    if score is None:
+        score = teacher_judge(teacher) if teacher and not judge else geval_judge("local", rubric, verdicts, counselor)
     made = {}
     for split, conversations in splits.items():
         with _bar(split) as progress:

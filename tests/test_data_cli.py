@@ -27,9 +27,9 @@ def test_prepare_audit_explore_prefer(tmp_path):
     leaked = tmp_path / "eval.jsonl"
     write_jsonl(leaked, list(read_jsonl(data / "messages" / "train.jsonl"))[:3])
     assert "3 conversations or pairs share" in run("audit", data, leaked, "--near", 0, code=1)
-    assert "report.html" in run("explore", data)
     pairs = tmp_path / "pairs"
     source = data / "preference" / "test.jsonl"
+    assert "report.html" in run("explore", source, "--out", tmp_path / "seen")
     assert "length alone tells" in run("prefer", source, "--out", pairs, "--max-length", 400)
     assert next(read_jsonl(pairs / "pairs.jsonl"))["rejected"]
 
@@ -48,6 +48,9 @@ def test_mistakes_reach_the_user(tmp_path):
     with pytest.raises(UserError, match="repeat"):
         run("prepare", "--off", "repeat", "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    (tmp_path / "broken.xlsx").write_bytes(b"PK no workbook")
+    with pytest.raises(UserError, match="no row of it can be read: broken xlsx"):
+        run("prepare", tmp_path / "broken.xlsx", "--out", tmp_path / "out")
     write_jsonl(tmp_path / "a.jsonl", [{"instruction": "고민", "output": "네", "type": "single"}])
     with pytest.raises(UserError, match="no rejected replies"):
         run("prefer", tmp_path / "a.jsonl", "--out", tmp_path / "p")

@@ -327,8 +327,8 @@ def test_sources_mix_by_rows_and_weight(messy, tmp_path):
     assert set(sources) == {"mine", "counsel_ko"}
 
 
-def test_pairs_lie_in_the_split_of_their_conversation(tmp_path):
-    report = prepare([{"reader": "counsel_ko"}], tmp_path / "out")
+def test_pairs_lie_in_the_split_of_their_conversation(tmp_path, few):
+    report = prepare([few], tmp_path / "out")
     assert report["files"]["preference"] == report["files"]["messages"]
     for split in ("train", "validation", "test"):
         ids = {row["id"] for row in read_jsonl(tmp_path / f"out/messages/{split}.jsonl")}
@@ -397,7 +397,7 @@ hostile = (
 )
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.dictionaries(st.sampled_from(["instruction", "output", "type"]), hostile), max_size=8))
 def test_any_rows_end_as_kept_merged_or_quarantined(tmp_path, rows):
     good = {"instruction": "안녕하세요", "output": "반가워요", "type": "single"}

@@ -87,6 +87,8 @@ def _recognised(rows: Iterator[Row], path: str) -> tuple[str, Iterator[Row]]:
     name = recognise(columns)
     if name == "single_practice" and not any("###" in str(row.values.get("text")) for row in head):
         name = "wellness"  # both may have nothing but lines of text
+    if head and all(row.error for row in head):
+        raise UserError(f"no row of it can be read: {head[0].error}", "check the file", file=head[0].file)
     if name is None:
         seen = ", ".join(columns) or "none"
         raise UserError(f"the columns ({seen}) are those of no reader", f"name one of: {', '.join(READERS)}", file=path)
