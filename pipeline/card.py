@@ -69,7 +69,7 @@ def _results(run: Run) -> list[str]:
 def _sample(sample: dict) -> Panel:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
-    grid.add_column()
+    grid.add_column(overflow="fold")
     for name, answer in sample["answers"].items():
         grid.add_row(name, escape(answer) or "(nothing)")
     return Panel(grid, title=escape(sample["question"]), title_align="left")
