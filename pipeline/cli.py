@@ -27,7 +27,7 @@ for name, group in (
     app.add_typer(group, name=name)
 app.command()(cli_chat.chat)
 app.command()(cli_chat.ask)
-for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge):
+for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge, cli_train.sweep):
     app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 

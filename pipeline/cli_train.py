@@ -232,3 +232,23 @@ def merge(
         console.print(f"gguf  {merging.to_gguf(out, converter)}")
     if push_to:
         console.print(f"hub   {merging.push(out, push_to)}")
+
+
+def sweep(recipe: File, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+    """Train every candidate of the recipe's sweep section, compare them, and name the winner."""
+    from pipeline.recipe import load_recipe
+    from pipeline.train.sweep import sweep as work
+    from pipeline.train.sweep_report import label, table
+
+    loaded = load_recipe(recipe, overrides or [])
+    found = work(recipe, overrides or [], runs, report=lambda line: console.print(line, markup=False))
+    shown = Table(title=f"sweep {loaded.name}", title_justify="left")
+    rows = table(loaded.sweep, found)  # type: ignore[arg-type]
+    for name in rows[0]:
+        shown.add_column(name, justify="right", overflow="fold")
+    for row in rows:
+        shown.add_row(*("–" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()))
+    console.print(shown)
+    place = runs / loaded.name / "sweep"
+    console.print(f"winner  [bold]{label(found[0])}[/]  ({place / found[0].name})")
+    console.print(f"report  {place / 'sweep.html'}")

@@ -67,6 +67,32 @@ class TinyOptions(_Section):
         return self
 
 
+class SweepOptions(_Section):
+    """Candidates that `gonggam sweep` trains side by side; an ordinary run does not read this."""
+
+    grid: dict[str, list[Any]] = Field(
+        min_length=1, description="dotted key, such as sft.lora.r, to the values to try; every combination is a run"
+    )
+    criterion: str = Field(
+        description="what decides: a stage and a figure of its manifest's metrics, such as dpo.held_out.accuracy"
+    )
+    mode: Literal["max", "min"] = Field("max", description="whether more or less of it is better")
+    trials: int | None = Field(None, ge=1, description="try so many combinations, drawn at random; null: all")
+    prompts: list[str] | None = Field(
+        None, description="messages that every candidate answers, for reading side by side; null: a shipped few"
+    )
+    max_new_tokens: int = Field(128, ge=1, description="longest of these answers, in tokens")
+
+    @model_validator(mode="after")
+    def _values_given(self) -> SweepOptions:
+        for key, values in self.grid.items():
+            if not values:
+                raise ValueError(f"{key} has no values to try")
+        if "." not in self.criterion:
+            raise ValueError("criterion must name a stage and a figure, such as sft.validation_perplexity.after")
+        return self
+
+
 @dataclass(frozen=True)
 class SftSection:
     """Supervised fine-tuning.
@@ -126,6 +152,8 @@ def section_model(name: str) -> type[BaseModel]:
             return ModelOptions
         case "tiny":
             return TinyOptions
+        case "sweep":
+            return SweepOptions
         case "prepare":
             return _options("data_prep.options", "PrepareOptions")
         case "memory":
@@ -146,7 +174,7 @@ def section_model(name: str) -> type[BaseModel]:
     raise KeyError(name)
 
 
-SECTIONS = ("model", "prepare", "tiny", "sft", "dpo", "memory", "chat", "eval")
+SECTIONS = ("model", "prepare", "tiny", "sft", "dpo", "memory", "chat", "eval", "sweep")
 
 
 def key_hint(section: str, key: str) -> KeyHint | None:

@@ -59,7 +59,6 @@ class Options:
     max_steps: int
     max_length: int | None
     packing: bool
-    padding_free: bool
     checkpointing: bool
     optim: str
     quantization: str
@@ -146,10 +145,9 @@ class Planner:
         per_epoch = math.ceil(math.ceil(drawn.count / (chosen.batch * self.gpus)) / chosen.accumulation)
         steps = chosen.max_steps if chosen.max_steps > 0 else math.ceil(per_epoch * chosen.epochs)
         epochs = steps / per_epoch
-        read = drawn.tokens if chosen.packing or chosen.padding_free else drawn.slots
         passes = int(name == "dpo")
         flops = epochs * shape.flops(
-            read,
+            rows.tokens,
             sum(length**2 for length in rows.lengths),
             sum(rows.supervised),
             checkpointing=chosen.checkpointing,
@@ -213,7 +211,6 @@ class Planner:
             max_steps=values["max_steps"],
             max_length=values["max_length"],
             packing=bool(values.get("packing")),
-            padding_free=bool(values.get("padding_free")) or name == "dpo",
             checkpointing=next((value for value in again if value is not None), on_gpu),
             optim=values["optim"] or "adamw_torch_fused",
             quantization=settings.quantization,
@@ -254,24 +251,19 @@ def gpu_named(name: str) -> Gpu:
 
 
 def _setting(name: str, options: Options, rows: Rows, drawn: Batches) -> Setting:
-    """The largest batch of an epoch."""
+    """The largest batch of an epoch: its rows side by side in one, without padding."""
     count = min(options.batch, drawn.count)
-    if options.packing:
-        positions = math.ceil(count * drawn.longest * rows.share)
-    else:
-        positions = sum(sorted(rows.supervised)[-count:])
-    flat = options.packing or options.padding_free
+    length = count * drawn.longest if options.packing else sum(sorted(rows.lengths)[-count:])
+    positions = math.ceil(length * rows.share) if options.packing else sum(sorted(rows.supervised)[-count:])
     return Setting(
-        rows=1 if flat else count,
-        length=drawn.longest * (count if flat else 1),
+        rows=1,
+        length=length,
         positions=positions,
-        masked=not flat,
         dtype=options.dtype,
         quantization=options.quantization,
         optim=options.optim,
         checkpointing=options.checkpointing,
         adapters=2 if name == "dpo" else 1,
-        passes=int(name == "dpo"),
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.model import hub_errors
 
 _LINEAR = (torch.nn.Linear, Conv1D)
 _FLASH = "gonggam_plan"
+CHUNK = 1024  # positions whose softmax the trainers hold in float32 at a time
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,6 @@ class Setting:
         optim: name of the optimiser, as TrainingArguments has it.
         checkpointing: whether a layer's activations are computed again in the backward pass.
         adapters: LoRA adapters held (2 for DPO: the one trained and its frozen twin).
-        passes: forward passes without gradient beside the one that is trained (1 for DPO's reference).
     """
 
     rows: int
@@ -51,7 +51,6 @@ class Setting:
     optim: str = "adamw_torch_fused"
     checkpointing: bool = False
     adapters: int = 1
-    passes: int = 0
 
 
 class Shape:
@@ -107,8 +106,9 @@ class Shape:
             "optimizer": self.trainable * optimizer_bytes(setting.optim, size),
         }
         first, further = self.activations(setting)
-        # Logits, log-softmax, and the gradients of both; see docs/planning.md.
-        logits = setting.positions * self.vocabulary * (setting.dtype.itemsize + 12)
+        # Logits and their gradient, which comes in pieces and is put together; one piece in float32.
+        whole = setting.positions * self.vocabulary * setting.dtype.itemsize * (2 + (setting.positions > CHUNK))
+        logits = whole + min(setting.positions, CHUNK) * self.vocabulary * 12
         if setting.checkpointing:
             kept = setting.rows * setting.length * self.width * setting.dtype.itemsize * self.layers
             # A layer is computed again when the logits are gone already: whichever is larger makes the peak.
@@ -137,7 +137,8 @@ class Shape:
             tokens: tokens of all rows, padding included.
             squares: sum over rows of the square of their length.
             positions: those that get logits.
-            checkpointing, passes: see `Setting`.
+            checkpointing: see `Setting`.
+            passes: forward passes without gradient beside the one that is trained (1 for DPO's reference).
         """
         forward = 1 + int(checkpointing) + passes
         linear = 2 * self.linear * tokens * (forward + 1)

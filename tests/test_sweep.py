@@ -1,0 +1,137 @@
+"""A sweep trains every candidate as an ordinary run, survives those that crash, and names the winner."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from gonggam.errors import UserError, UserErrors
+from pipeline.recipe import load_recipe
+
+SWEPT = """\
+name: swept
+prepare: {sources: [{reader: counsel_ko, rows: 24}], split: {validation: 0.2, test: 0.2}}
+tiny:
+  {vocab_size: 400, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2,
+   intermediate_size: 32, max_position_embeddings: 256, max_steps: 2, per_device_train_batch_size: 2}
+sft: {lora: {r: 2, target_modules: all-linear}, max_steps: 2, max_length: null, logging_steps: 1}
+memory: {}
+chat: {system: none}
+sweep:
+  grid: {sft.max_length: [8, null]}
+  criterion: sft.validation_perplexity.after
+  mode: min
+  prompts: [힘들어]
+  max_new_tokens: 4
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    path = tmp_path_factory.mktemp("sweep") / "swept.yaml"
+    path.write_text(SWEPT, "utf-8")
+    return path
+
+
+def test_candidates_are_every_combination_each_with_a_folder_of_its_own(recipe):
+    from pipeline.train.sweep import candidates
+
+    found = candidates(recipe, ["sweep.grid={sft.lora.r: [2, 4], sft.learning_rate: [1e-3, 1e-4, 1e-5]}"])
+    assert len({candidate.name for candidate in found}) == 6
+    assert {c.recipe.sft.lora["r"] for c in found} == {2, 4}
+    assert all(c.recipe.name == c.name for c in found)
+    some = candidates(recipe, ["sweep.grid={sft.lora.r: [2, 4, 8, 16]}", "sweep.trials=2"])
+    assert len(some) == 2
+
+
+def test_errors_in_any_candidate_are_found_before_one_is_trained(recipe):
+    from pipeline.train.sweep import candidates
+
+    with pytest.raises(UserErrors) as caught:
+        candidates(recipe, ["sweep.grid={sft.lora.rank: [2], sft.learning_rate: [fast, 1e-3]}"])
+    assert "sft.lora.rank" in str(caught.value)
+    assert "sft.learning_rate must be a number" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("sweep.grid={}", "sweep.grid"),
+        ("sweep.grid={sft.lora.r: []}", "no values"),
+        ("sweep.criterion=perplexity", "must name a stage"),
+        ("sweep.mode=best", "max or min"),
+    ],
+)
+def test_a_wrong_sweep_section_is_told_by_place(recipe, override, expected):
+    with pytest.raises(UserErrors) as caught:
+        load_recipe(recipe, [override])
+    assert expected.replace(" or ", "") in str(caught.value).replace("'", "").replace(" or ", "")
+
+
+def test_what_no_candidate_changes_is_shared(recipe):
+    from pipeline.train.sweep import needed_stages, shared_stages
+
+    demo = load_recipe("demo", ["sweep={grid: {dpo.beta: [0.1, 0.2]}, criterion: dpo.held_out.accuracy}"])
+    assert needed_stages(demo) == ["prepare", "tiny", "sft", "dpo"]
+    assert shared_stages(demo, ["dpo.beta"]) == ["prepare", "tiny", "sft"]
+    assert shared_stages(demo, ["sft.lora.r"]) == ["prepare", "tiny"]
+    assert shared_stages(demo, ["sft"]) == ["prepare", "tiny"]
+    assert shared_stages(demo, ["tiny.hidden_size"]) == ["prepare"]
+    assert shared_stages(demo, ["seed"]) == []
+    with pytest.raises(UserError, match="no stage"):
+        needed_stages(load_recipe(recipe, ["sweep.criterion=dpo.held_out.accuracy"]))
+
+
+def launch_here(file, runs, log):
+    """An ordinary run in this process, which has paid for its imports."""
+    from pipeline.execute import execute
+    from pipeline.run import Run
+
+    recipe = load_recipe(file)
+    try:
+        execute(recipe, Run(runs / recipe.name), ["test"], only=None, start=None, force=False)
+    except UserError as error:
+        return 2, str(error)
+    return 0, ""
+
+
+def test_a_sweep_goes_on_after_a_crash_and_names_the_winner(recipe, tmp_path):
+    from pipeline.train.sweep import sweep
+
+    calls = []
+    found = sweep(recipe, [], tmp_path, report=calls.append, launch=launch_here)
+    best, crashed = found
+    assert best.values == {"sft.max_length": None}
+    assert best.score > 1
+    assert len(best.answers) == 1
+    assert crashed.score is None
+    assert "exit code 2" in crashed.fault
+    place = tmp_path / "swept" / "sweep"
+    assert json.loads((place / "sweep.json").read_text("utf-8"))["candidates"][0]["score"] == best.score
+    assert not (place.parent / "recipe.lock.yaml").exists(), "the run itself is left alone"
+    weights = [place / name / "tiny/model/model.safetensors" for name in ("shared", best.name)]
+    assert weights[0].samefile(weights[1])
+    page = (place / "sweep.html").read_text("utf-8")
+    assert "힘들어" in page
+    assert "max_length None" in page
+    manifest = (place / best.name / "sft" / "manifest.json").read_bytes()
+    again = sweep(recipe, [], tmp_path, launch=launch_here)
+    assert again[0].score == best.score
+    assert (place / best.name / "sft" / "manifest.json").read_bytes() == manifest, "what is done is not done again"
+
+
+def test_a_candidate_runs_in_a_process_of_its_own(tmp_path):
+    from pipeline.train.sweep import launch_process
+
+    (tmp_path / "bad.yaml").write_text("name: bad\nsft: {lora: {rank: 2}}\n")
+    code, line = launch_process(tmp_path / "bad.yaml", tmp_path, tmp_path / "bad.log")
+    assert code == 2
+    assert "error" in line
+
+
+def test_the_command_says_what_is_missing(tmp_path):
+    from pipeline.cli import app
+
+    result = CliRunner().invoke(app, ["sweep", "demo", "--runs", str(tmp_path)])
+    assert isinstance(result.exception, UserError)
+    assert "no sweep section" in str(result.exception)
