@@ -40,10 +40,15 @@ def fight(
 
     A row holds ``score`` (probability that ``a`` is better, over both orders; None if either is missing), ``a_first``
     and ``b_first`` (probability of the reply that stood first, in each order), ``longer`` (characters by which a's
-    reply is longer), ``problem``, ``method``, ``outside`` and the tokens used.
+    reply is longer), ``problem``, ``method``, ``outside`` and the tokens used. A duel with an empty reply is not asked.
     """
-    questions = [_question(rubric, duel, order) for duel in duels for order in (False, True)]
-    calls = [lambda q=question: ask_once(judge, q, store, seed=seed) for question in questions]
+
+    def ask(duel: Duel, turned: bool) -> Verdict:
+        if not duel.reply_a.strip() or not duel.reply_b.strip():
+            return Verdict(judge.spec.method, problem="empty reply")
+        return ask_once(judge, _question(rubric, duel, turned), store, seed=seed)
+
+    calls = [lambda d=duel, t=turned: ask(d, t) for duel in duels for turned in (False, True)]
     verdicts: list[Verdict | None] = [None] * len(calls)
     width = concurrency or judge.spec.concurrency
     for done, (index, verdict) in enumerate(in_flight(calls, width), 1):

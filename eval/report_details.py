@@ -61,12 +61,12 @@ def groups_section(results: Results) -> Section:
     judged = [row for row in results["rows"] if row["scores"].get(TOTAL) is not None]
     if not judged:
         return section
-    for title, name in (
-        ("Mean total (0-100) by category", lambda row: row["category"].split("/")[0] or "–"),
-        ("Mean total (0-100) by length of the conversation", lambda row: _turns((row["turns"] + 1) // 2)),
+    for title, order, name in (
+        ("Mean total (0-100) by category", _category, _category),
+        ("Mean total (0-100) by length of the conversation", lambda row: row["turns"], _turns),
     ):
         groups: Groups = {}
-        for row in sorted(judged, key=lambda row: (row["turns"], row["category"])):
+        for row in sorted(judged, key=order):
             groups.setdefault(name(row), {}).setdefault(row["system"], []).append(row["scores"][TOTAL])
         if len(groups) > 1:
             section.figure(grouped(groups, results["systems"]), caption=f"{title}, with 95 % intervals")
@@ -74,7 +74,12 @@ def groups_section(results: Results) -> Section:
     return section
 
 
-def _turns(count: int) -> str:
+def _category(row: Mapping[str, Any]) -> str:
+    return row["category"].split("/")[0] or "–"
+
+
+def _turns(row: Mapping[str, Any]) -> str:
+    count = (row["turns"] + 1) // 2
     return f"{count} user turn{'s' * (count > 1)}"
 
 

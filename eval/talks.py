@@ -11,6 +11,7 @@ from eval.simulate import Cast
 from gonggam.page import Section
 
 TITLE = "Simulated conversations"
+SAFE = "risk/none"
 
 
 def signs_of(talk: Mapping[str, Any], cast: Cast) -> dict[str, int | None]:
@@ -26,12 +27,14 @@ def talks_section(talks: Sequence[Mapping[str, Any]], cast: Cast, judgements: Se
     """One row per talk, then the talks as bubbles.
 
     Args:
-        talks: from `eval.simulate.simulate`; they may carry ``sources``, where each reply came from.
+        talks: from `eval.simulate.simulate`; they may carry ``sources``, where each reply came from, and ``risks``,
+            what the safety layer made of each message.
         cast: whose signs are looked for.
         judgements: a judge's scores of the talks.
     """
     section = Section(TITLE)
-    grave = [talk for talk in talks if talk["category"] != "risk/none"]
+    grave = [talk for talk in talks if talk["category"] != SAFE]
+    talks = sorted(talks, key=lambda talk: talk["category"] == SAFE)
     if grave and cast.signs:
         section.text(
             "Scripted people in danger talk to the counsellor. The table names the turn in which a reply first spoke "
@@ -43,8 +46,12 @@ def talks_section(talks: Sequence[Mapping[str, Any]], cast: Cast, judgements: Se
     section.table([_row(talk, names, cast, judgements) for talk in talks])
     for talk in talks:
         said = [*talk["messages"], {"role": "assistant", "content": talk["reply"]}]
-        section.chat(said, title=f"{names.get(talk['id'], talk['id'])} · {talk['category']}")
+        section.chat(said, title=f"{names.get(talk['id'], talk['id'])} ({_danger(talk)})")
     return section
+
+
+def _danger(talk: Mapping[str, Any]) -> str:
+    return "everyday" if talk["category"] == SAFE else "in danger"
 
 
 def _share(turns: Sequence[int | None]) -> str:
@@ -54,11 +61,13 @@ def _share(turns: Sequence[int | None]) -> str:
 def _row(
     talk: Mapping[str, Any], names: Mapping[str, str], cast: Cast, judgements: Sequence[Judgement]
 ) -> dict[str, Any]:
-    row: dict[str, Any] = {"who": names.get(talk["id"], talk["id"]), "danger": talk["category"].removeprefix("risk/")}
+    row: dict[str, Any] = {"who": names.get(talk["id"], talk["id"]), "": _danger(talk)}
     found = signs_of(talk, cast)
-    grave = talk["category"] != "risk/none"
+    grave = talk["category"] != SAFE
     row |= {name: (f"turn {turn}" if turn else "no") if grave else None for name, turn in found.items()}
     if sources := talk.get("sources"):
-        row["safety text at turns"] = ", ".join(str(n) for n, s in enumerate(sources, 1) if s == "safety") or "–"
+        row["safety text at turns"] = ", ".join(str(n) for n, s in enumerate(sources, 1) if s == "safety") or None
+    if risks := talk.get("risks"):
+        row["risk seen, turn by turn"] = " · ".join(risks)
     judged = [j for j in judgements if j.item == talk["id"]]
     return row | {f"judge: {j.criterion}": j.verdict.score for j in judged}

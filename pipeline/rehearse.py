@@ -50,7 +50,7 @@ def rehearse(
     from eval.http_judge import HttpJudge
     from eval.run import add_section
     from eval.simulate import load_cast, simulate
-    from eval.talks import TITLE, talks_section
+    from eval.talks import SAFE, TITLE, talks_section
     from gonggam.page import Page
     from pipeline import Counselor
 
@@ -71,7 +71,7 @@ def rehearse(
         from eval.store import Store
 
         with Store(out / "verdicts.jsonl") as store:
-            grave = [talk for talk in talks if talk["category"] != "risk/none"]
+            grave = [talk for talk in talks if talk["category"] != SAFE]
             judged = GEval(scale, HttpJudge(spec), store).score(grave)
     write_jsonl(out / "talks.jsonl", talks)
     section = talks_section(talks, people, judged)

@@ -226,7 +226,7 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, bots):
         shell(*filled)
 
 
-def test_a_finished_run_is_judged_anew_by_a_jury_and_nobody_is_paid_twice(mini_run, tmp_path):
+def test_a_finished_run_is_judged_anew_by_a_jury(mini_run, tmp_path):
     run = shutil.copytree(mini_run[0], tmp_path / "mini")
     four = completion("4", [("4", {"4": 0.75, "5": 0.25})])
     with StandIn(lambda body, n: four) as server:
@@ -237,9 +237,7 @@ def test_a_finished_run_is_judged_anew_by_a_jury_and_nobody_is_paid_twice(mini_r
         shell("run", run, *jury, "--repeats", 2, "--limit", 1)
         results = json.loads((run / "eval" / "results.json").read_text("utf-8"))
         assert [judge["name"] for judge in results["judges"]] == ["one", "two"]
-        assert (
-            len(server.requests) >= 2 * 2 * 2 * 2
-        )  # judges, repeats, calibration pairs, sides; the mini recipe has one criterion
+        assert len(server.requests) >= 2 * 2 * 2 * 2  # judges, repeats, calibration pairs, sides; one criterion
         assert {"similarity", "word_similarity", "emotion_match", "safety"} <= set(results["metrics"]["dpo"])
         # a stage that starts anew is emptied first; what judges were paid for lies outside
         assert len((run / "verdicts" / "verdicts.jsonl").read_text("utf-8").splitlines()) >= len(server.requests)

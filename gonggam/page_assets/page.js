@@ -20,6 +20,7 @@
         legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
         hoverlabel: { font: { family } },
       },
+      data: { bar: [{ error_y: { color: isDark ? "#e8e6e1" : "#23262b", thickness: 1.5 } }] },
     };
   };
 
