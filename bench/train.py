@@ -128,7 +128,7 @@ def dpo(side: str, count: int, folder: str) -> dict[str, Any]:
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    from pipeline.train.data import _pair
+    from pipeline.train.data import pair_row
     from pipeline.train.dpo import pair_trainer
     from pipeline.train.loop import train
     from pipeline.train.prefix import PairTrainer
@@ -147,7 +147,7 @@ def dpo(side: str, count: int, folder: str) -> dict[str, Any]:
     peft = LoraConfig(task_type="CAUSAL_LM", **LORA)
     watch = Watch()
     if side == "gonggam":
-        rows = [_pair(tokenizer, pair, None, LENGTH) for pair in pairs]
+        rows = [pair_row(tokenizer, pair, None, LENGTH) for pair in pairs]
         given = {**QUIET, **SHARED, "output_dir": folder, "per_device_train_batch_size": 8}
         given["gradient_checkpointing"] = False
         trainer, _ = pair_trainer(model, tokenizer, rows, given, peft, None)

@@ -73,12 +73,13 @@ def dpo_rows(
     Raises:
         UserError: a reply alone cannot fit ``max_length``, or the mask's proof fails.
     """
-    return [_pair(tokenizer, pair, system, max_length) for pair in pairs(prepared, split)]
+    return [pair_row(tokenizer, pair, system, max_length) for pair in pairs(prepared, split)]
 
 
-def _pair(
+def pair_row(
     tokenizer: PreTrainedTokenizerBase, pair: dict[str, Any], system: str | None, max_length: int | None
 ) -> dict[str, Any]:
+    """One row of `dpo_rows`, from a pair ``{id, prompt, chosen, rejected}`` of messages."""
     for prompt in _shortened(with_system(pair["prompt"], system)):
         prompt_ids = encode(tokenizer, prompt)
         replies = {
