@@ -118,6 +118,10 @@ def _stage(recipe: Recipe, run: Run, crew: Crew, name: str, wanted: str, *, anew
     metrics["peak_memory_bytes"] = _peak()
 
     def finish() -> None:
+        if history := metrics.get("history"):
+            from pipeline.train.curves import write_curves
+
+            write_curves(run.stage(name), history, title=f"{recipe.name}: {name}")
         seconds = run.spent(name) + time.perf_counter() - began
         run.finish(name, wanted, seconds=seconds, metrics=metrics)
         console.print(f"{name:8} done in {seconds:.1f} s")

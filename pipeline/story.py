@@ -79,6 +79,7 @@ def _preference(metrics: Mapping[str, Any]) -> Section:
             "reward accuracy on held-out pairs": f"{held_out['accuracy']:.1%}",
             "mean reward margin on held-out pairs": round(held_out["margin"], 4),
             "reward margin before the first step": metrics["first_margin"],
+            "chosen replies on held-out pairs (nats a token)": round(held_out["chosen_change"], 3),
         }
     )
 

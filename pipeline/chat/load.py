@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from rag.memory import MemoryStore
 
 LOCK = "recipe.lock.yaml"
+LEAST = -3.0
+"""Nats a token below which no model's own reply is believed, however badly it does on human ones: whoever writes words
+it takes for one in twenty does not know the language yet, as the tiny base of the demo."""
 ADAPTERS = ("sft", "dpo")
 """Stages that leave an adapter; the last one there is the counsellor's own choice."""
 
@@ -100,7 +103,7 @@ def _trained(recipe: Recipe, folder: Path, options: ChatOptions) -> tuple[Backen
         (state.manifest(stage) or {}).get("metrics", {}).get("reply_logprob_p01") for stage in (used, "sft") if used
     ]
     floor = next((value for value in measured if value is not None), None)
-    return backend, floor if floor is not None and math.isfinite(floor) else None
+    return backend, max(floor, LEAST) if floor is not None and math.isfinite(floor) else None
 
 
 def _plain(where: str, options: ChatOptions, recipe: Recipe | None) -> Backend:

@@ -30,7 +30,7 @@ class GateOptions(_Section):
     min_logprob: float | Literal["auto"] | None = Field(
         "auto",
         description="lowest mean token log-probability in nats; auto: the 1st percentile over held-out human replies "
-        "that training measured; null: not checked",
+        "that training measured, but not below -3; null: not checked",
     )
     min_cosine: float = Field(
         0.4,
