@@ -17,8 +17,8 @@ prepare:
 tiny:
   {vocab_size: 600, hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 2, num_key_value_heads: 2,
    intermediate_size: 128, max_position_embeddings: 1024, max_steps: 6, per_device_train_batch_size: 1}
-sft: {lora: {r: 4, target_modules: all-linear}, learning_rate: 1e-3, max_steps: 6, max_length: null}
-dpo: {learning_rate: 1e-3, max_steps: 4, max_length: null}
+sft: {lora: {r: 4, target_modules: all-linear}, learning_rate: 1e-3, max_steps: 6, max_length: null, logging_steps: 1}
+dpo: {learning_rate: 1e-3, max_steps: 4, max_length: null, logging_steps: 1}
 memory: {epochs: 2}
 chat: {system: none, max_new_tokens: 24}
 eval: {items: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100}

@@ -51,7 +51,7 @@ def test_shipped_training_arguments_are_accepted_by_trl_and_peft(path, tmp_path)
     assert SFTConfig(**recipe.sft.arguments, **machine).max_length
     assert DPOConfig(**recipe.dpo.arguments, **machine).beta == 0.1
     assert LoraConfig(task_type="CAUSAL_LM", **recipe.sft.lora).r == recipe.sft.lora["r"]
-    assert recipe.dpo.lora == recipe.sft.lora, "DPO goes on with the SFT adapter"
+    assert not recipe.dpo.lora, "DPO goes on with the SFT adapter"
 
 
 def test_the_keys_read_from_source_are_those_of_the_dataclasses():
@@ -152,7 +152,7 @@ def test_a_recipe_can_extend_a_shipped_one_by_name(write):
 
 
 def test_merge_keys_and_anchors_work(write):
-    text = "tiny: {}\nsft:\n  lora: &l {r: 4, lora_alpha: 8}\ndpo:\n  lora:\n    <<: *l\n    r: 2\n"
+    text = "tiny: {}\nsft:\n  lora: &l {r: 4, lora_alpha: 8}\ndpo:\n  reference: base\n  lora:\n    <<: *l\n    r: 2\n"
     recipe = load_recipe(write(text))
     assert recipe.dpo.lora == {"r": 2, "lora_alpha": 8}
 
@@ -162,14 +162,14 @@ def test_overrides_reach_lists_new_keys_and_whole_sections():
         "demo",
         [
             "sft.learning_rate=1e-4",
-            "dpo.lora.r=8",
+            "sft.lora.r=8",
             "prepare.sources.0.rows=9",
             "dpo.loss_type=[sigmoid, sft]",
             "eval=null",
         ],
     )
     assert recipe.sft.arguments["learning_rate"] == 1e-4
-    assert recipe.dpo.lora["r"] == 8
+    assert recipe.sft.lora["r"] == 8
     assert recipe.prepare.sources[0].rows == 9
     assert recipe.dpo.arguments["loss_type"] == ["sigmoid", "sft"]
     assert recipe.eval is None
