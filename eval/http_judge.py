@@ -124,11 +124,10 @@ class HttpJudge:
             )
         try:
             answer = response.json()
-            if isinstance(answer["choices"], list) and answer["choices"]:
-                return answer, "", 0.0
+            choices = answer["choices"]
         except (ValueError, KeyError, TypeError):
-            pass  # told as `malformed` below
-        return None, "malformed", 0.0
+            return None, "malformed", 0.0
+        return (answer, "", 0.0) if isinstance(choices, list) and choices else (None, "malformed", 0.0)
 
 
 def read_answer(answer: Mapping[str, Any], question: Question, spec: JudgeSpec) -> Verdict:
