@@ -110,17 +110,18 @@ def audit(files: Sequence[str | Path], *, near: float | None = 0.85, apart: bool
 
 
 def _roles(files: Sequence[str | Path]) -> Iterator[tuple[str, Path]]:
-    """Each file with its role; folders written by preparation stand for their messages and preference files."""
+    """Each file with its role; folders written by preparation stand for the files in them."""
     for name in files:
         label, _, rest = str(name).partition("=")
         path = Path(rest) if rest and label in _ROLES else Path(name)
         if rest and label in _ROLES:
             yield _ROLES[label], path
         elif path.is_dir():
-            found = [f for form in ("messages", "preference") for f in sorted((path / form).glob("*.jsonl"))]
+            forms = ("messages", "preference", "labelled")
+            found = [file for form in forms for file in sorted((path / form).glob("*.jsonl"))]
             found = found or [path / f"{split}.jsonl" for split in SPLITS if (path / f"{split}.jsonl").is_file()]
             if not found:
-                raise UserError("holds neither messages/ nor preference/", "name the files themselves", file=path)
+                raise UserError("holds nothing that preparation wrote", "name the files themselves", file=path)
             yield from ((_role(file), file) for file in found if file.stat().st_size)
         elif not path.is_file():
             raise UserError("file not found", file=path)

@@ -7,7 +7,7 @@ are prefixes or duplicates of others, and what is kept is written by split. The 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -154,13 +154,8 @@ def _write(data: Collected, fate: np.ndarray, writer: Writer, progress: Progress
         if fate[row] == KEPT and identity in ids:
             identity = f"{identity}-{row}"
         if conversation.rejected and fate[row] in (KEPT, MERGED, DUPLICATE) and data.root[row] in roots:
-            for pair in preference_rows(replace(conversation, id=identity)):
-                key = blake2b(
-                    repr((pair["prompt"], pair["chosen"], pair["rejected"])).encode(), digest_size=16
-                ).digest()
-                if key not in pairs:
-                    pairs.add(key)
-                    writer.write("preference", split, pair)
+            for pair in _unseen(preference_rows(replace(conversation, id=identity)), pairs):
+                writer.write("preference", split, pair)
         if fate[row] != KEPT:
             continue
         ids.add(identity)
@@ -179,6 +174,15 @@ def _write(data: Collected, fate: np.ndarray, writer: Writer, progress: Progress
         if row % 500 == 0:
             progress(row, len(data.spool))
     return replies
+
+
+def _unseen(pairs: Iterable[dict[str, Any]], seen: set[bytes]) -> Iterator[dict[str, Any]]:
+    """The pairs whose hash is not in ``seen``; adds them to it."""
+    for pair in pairs:
+        key = blake2b(repr((pair["prompt"], pair["chosen"], pair["rejected"])).encode(), digest_size=16).digest()
+        if key not in seen:
+            seen.add(key)
+            yield pair
 
 
 def _report(data: Collected, fate: np.ndarray, writer: Writer, replies: Counter[str]) -> dict[str, Any]:

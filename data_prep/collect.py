@@ -19,6 +19,7 @@ from data_prep.rows import Row
 from data_prep.sources import read
 from data_prep.split import Roots
 from data_prep.spool import Spool
+from gonggam.errors import UserError
 
 
 class Collected:
@@ -49,7 +50,8 @@ class Collected:
         """Read everything; rows that cannot be used are written to ``quarantine`` with their reason.
 
         Raises:
-            UserError: an unknown reader, or data that is not there or cannot be read at all.
+            UserError: an unknown reader, data that is not there or cannot be read at all, or a limit for one of two
+            sources of the same name.
         """
         for done, (name, row, outcome) in enumerate(self._outcomes(), 1):
             book = self._book(name)
@@ -76,8 +78,15 @@ class Collected:
         for source in self.options.sources:
             for path in source.path if isinstance(source.path, list) else [source.path]:
                 for name, row, outcome in read(source.reader, path):
-                    self.wanted[source.name or name] = source
+                    self._want(source.name or name, source)
                     yield source.name or name, row, outcome
+
+    def _want(self, name: str, source: SourceOptions) -> None:
+        other = self.wanted.setdefault(name, source)
+        if other is not source and (other.rows or other.weight or source.rows or source.weight):
+            raise UserError(
+                f"two sources are called {name}, and one has rows or a weight", "give each a name: of its own"
+            )
 
     def _refine(self, conversation: Conversation) -> Conversation | str:
         """The cleaned and masked conversation, or the reason why it is filtered out."""

@@ -62,6 +62,8 @@ def explore(
 def _charts(found: Survey) -> list[Chart]:
     charts = [
         _top("sources", "Conversations by source", found.sources),
+        _top("origins", "Conversations by origin, the data's own source column", found.labels["origin"]),
+        _top("types", "Conversations by type", found.labels["type"]),
         _top("splits", "Conversations by split", found.splits),
         Chart(
             "exchanges",
@@ -75,13 +77,23 @@ def _charts(found: Survey) -> list[Chart]:
             _histogram(f"tokens_{i}", f"Length of conversations, {name}", lengths, "tokens")
             for i, (name, lengths) in enumerate(found.tokens.items(), 1)
         ),
-        _top("emotions", "Emotions", found.emotions),
-        _top("categories", "Categories (the 30 most common)", found.categories, 30),
+        _top("emotions", "Emotions", found.labels["emotion"]),
+        _top("categories", "Categories (the 30 most common)", found.labels["category"], 30),
         _top("openings", "How replies begin", found.openings),
         _top("endings", "How replies end", found.endings),
-        _top("repeated", "Replies that stand more than once", Counter({k[:40]: n for k, n in found.repeated.items()})),
+        _top("repeated", "Replies that stand more than once", _shortened(found.repeated)),
     ]
-    return [chart for chart in charts if len(chart.values) > (1 if chart.name in ("sources", "splits") else 0)]
+    alike = ("sources", "origins", "types", "splits")  # say nothing where all conversations share one
+    return [chart for chart in charts if len(chart.values) > (1 if chart.name in alike else 0)]
+
+
+def _shortened(counts: Mapping[str, int], width: int = 24) -> Counter[str]:
+    """Labels that leave room for the bars on a phone."""
+    shorter: Counter[str] = Counter()
+    for text, count in counts.items():
+        line = " ".join(text.split())
+        shorter[line if len(line) <= width else line[: width - 1] + "…"] += count
+    return shorter
 
 
 def _columns(counts: Mapping[str, float]) -> tuple[list[str], list[float]]:
@@ -111,9 +123,12 @@ def _page(found: Survey, charts: list[Chart], name: str, max_length: int) -> Pag
 
     page = Page("Data report", f"{name}: {found.conversations:,} conversations")
     one, two = found.distinct()
+    again, begun = found.stored_again()
     summary = page.section("At a glance").facts(
         {
             "conversations": found.conversations,
+            "stored before": again,
+            "beginnings of another": begun,
             "replies": len(found.reply),
             "median reply, characters": _median(found.reply),
             "replies that repeat": f"{found.repeated_share():.1%}",
@@ -124,7 +139,7 @@ def _page(found: Survey, charts: list[Chart], name: str, max_length: int) -> Pag
         summary.table([_cut(name, lengths, max_length) for name, lengths in found.tokens.items()])
     _steps(page, found.report)
     titles = {
-        "Counts": ("sources", "splits", "exchanges"),
+        "Counts": ("sources", "origins", "types", "splits", "exchanges"),
         "Lengths": ("user_characters", "reply_characters", "tokens_"),
         "Emotions and categories": ("emotions", "categories"),
         "How replies sound": ("openings", "endings", "repeated"),
@@ -184,7 +199,7 @@ def _quarantine(page: Page, rows: Sequence[Mapping[str, Any]]) -> None:
             }
             for row in rows
         ]
-        page.section("Quarantine").table(shown, caption="The first rows of quarantine.jsonl")
+        page.section("Quarantine").table(shown, caption="The first rows for each reason; all are in quarantine.jsonl")
 
 
 def _plotly(chart: Chart) -> Any:

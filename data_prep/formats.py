@@ -24,18 +24,25 @@ Record = dict[str, Any]
 def messages_row(conversation: Conversation) -> Record:
     """``messages`` is what TRL reads; the first ``given`` of them are context that is not to be trained on.
 
-    ``source``, ``file`` and ``row`` say where it comes from.
+    ``source``, ``file`` and ``row`` say where it comes from, ``origin`` and ``type`` what the data itself says of that.
     """
     return {
         "id": conversation.id,
         "source": conversation.source,
         "file": conversation.meta.get("file", ""),
         "row": conversation.meta.get("row", 0),
-        "category": conversation.meta.get("category", ""),
-        "emotion": conversation.meta.get("emotion", ""),
+        **{name: conversation.meta.get(name, "") for name in ("origin", "type", "category", "emotion")},
         "given": conversation.given,
-        "messages": conversation.messages(),
+        "messages": _with_sentiment(conversation),
     }
+
+
+def _with_sentiment(conversation: Conversation) -> list[Record]:
+    """The messages; a sentiment that the source knew stands with each of the user's, for templates that read it."""
+    sentiment = conversation.meta.get("sentiment")
+    if sentiment is None:
+        return conversation.messages()
+    return [m | {"sentiment": sentiment} if m["role"] == "user" else m for m in conversation.messages()]
 
 
 def alpaca_row(conversation: Conversation) -> Record:

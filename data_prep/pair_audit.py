@@ -23,6 +23,9 @@ Level = Literal["error", "warning", "note"]
 #: How far the share of pairs in which chosen is longer may be from one half before it is warned of, and failed.
 LENGTH_WARNING, LENGTH_ERROR = 0.15, 0.35
 
+#: Of fewer pairs a coin too falls on one side: length is warned of, not failed.
+FEW = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -116,7 +119,7 @@ def _lengths(pairs: list[Conversation]) -> tuple[dict[str, Any], Finding]:
         "chosen_longer": round(longer, 3),
     }
     lean = abs(longer - 0.5)
-    level: Level = "error" if lean >= LENGTH_ERROR else "warning" if lean >= LENGTH_WARNING else "note"
+    level: Level = "error" if lean >= LENGTH_ERROR and n >= FEW else "warning" if lean >= LENGTH_WARNING else "note"
     word = "longer" if longer >= 0.5 else "shorter"
     what = f"length alone tells chosen from rejected in {max(longer, 1 - longer):.0%} of pairs (chosen is {word})"
     return figures, Finding(level, what, n)

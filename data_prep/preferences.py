@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import isnan
 from pathlib import Path
 from typing import Any
 from zlib import crc32
@@ -24,6 +25,7 @@ from gonggam.errors import UserError
 
 Messages = list[dict[str, str]]
 Progress = Callable[[int, int], None]
+Judge = Callable[[Sequence[tuple[Messages, str]], Progress | None], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,17 +54,18 @@ def _text(path: Path) -> str:
     return text
 
 
-def by_split(data: str, rows: int | None = None) -> dict[str, list[Conversation]]:
+def by_split(data: str, rows: int | None = None, *, pairs: bool = False) -> dict[str, list[Conversation]]:
     """The conversations of a prepared folder by split, or those of other files under ``pairs``.
 
     Args:
         data: a folder that preparation wrote, or what `data_prep.sources.read` reads.
         rows: at most this many of each split.
+        pairs: of a prepared folder take its preference pairs, not its conversations.
 
     Raises:
         UserError: nothing is there, or no conversation in it.
     """
-    folder = Path(data) / "messages"
+    folder = Path(data) / ("preference" if pairs and (Path(data) / "preference").is_dir() else "messages")
     files = {path.stem: path for path in sorted(folder.glob("*.jsonl")) if path.stat().st_size} or {"pairs": Path(data)}
     splits = {
         split: list(islice((c for *_, c in read(None, str(path)) if isinstance(c, Conversation)), rows))
@@ -150,7 +153,7 @@ def from_teacher(
 def from_samples(
     conversations: Sequence[Conversation],
     sample: Callable[[Messages, int], Sequence[str]],
-    judge: Callable[[Messages, Sequence[str]], Sequence[float]],
+    judge: Judge,
     *,
     n: int = 4,
     margin: float = 0.0,
@@ -161,35 +164,39 @@ def from_samples(
     Args:
         conversations: prompts are taken from them up to the last user turn.
         sample: ``sample(prompt, n)`` gives replies of the model that is to be aligned.
-        judge: ``judge(prompt, replies)`` gives a score each; NaN where it could not tell.
+        judge: ``judge([(prompt, reply), ...], progress)`` gives a score each, NaN where it could not tell. It is
+            handed all replies at once, so that as many requests can be under way as it allows.
         n: samples a prompt, two at least.
         margin: pairs whose scores differ by no more than this are left out.
-        progress: called as ``progress(done, total)``.
+        progress: called as ``progress(done, total)``, first of the prompts sampled, then of what is judged.
     """
-    rows: list[dict[str, Any]] = []
+    drawn: list[list[str]] = []
     for done, conversation in enumerate(conversations, 1):
-        prompt = prompt_of(conversation)
-        replies = list(dict.fromkeys(text.strip() for text in sample(prompt, max(2, n)) if text.strip()))
-        scored = [(s, r) for s, r in zip(judge(prompt, replies), replies, strict=True) if s == s] if replies else []
-        if len(scored) > 1:
-            (low, worst), (high, best) = min(scored), max(scored)
-            if high - low > margin:
-                rows += _pair(conversation, best, worst)
+        replies = (text.strip() for text in sample(prompt_of(conversation), max(2, n)))
+        drawn.append(list(dict.fromkeys(filter(None, replies))))
         if progress:
             progress(done, len(conversations))
+    work = zip(conversations, drawn, strict=True)
+    asked = [(prompt_of(conversation), reply) for conversation, replies in work for reply in replies]
+    scores = iter(judge(asked, progress))
+    rows: list[dict[str, Any]] = []
+    for conversation, replies in zip(conversations, drawn, strict=True):
+        scored = [(score, reply) for reply, score in zip(replies, islice(scores, len(replies)), strict=True)]
+        told = [pair for pair in scored if not isnan(pair[0])]
+        if len(told) > 1 and max(told)[0] - min(told)[0] > margin:
+            rows += _pair(conversation, max(told)[1], min(told)[1])
     return rows
 
 
-def teacher_judge(teacher: Teacher) -> Callable[[Messages, Sequence[str]], list[float]]:
+def teacher_judge(teacher: Teacher) -> Judge:
     """A judge for `from_samples` that asks the teacher for a score from 1 to 10."""
     instruction = _text(Path(__file__).parent / "prompts" / "judge.txt")
 
-    def judge(prompt: Messages, replies: Sequence[str]) -> list[float]:
-        asked = [
-            _with_system(instruction, [{"role": "user", "content": json.dumps(talk, ensure_ascii=False)}])
-            for talk in ([*prompt, {"role": "assistant", "content": reply}] for reply in replies)
-        ]
-        numbers = [re.search(r"\d+", answer or "") for answer in teacher.ask_all(asked)]
+    def judge(replies: Sequence[tuple[Messages, str]], progress: Progress | None = None) -> list[float]:
+        talks = ([*prompt, {"role": "assistant", "content": reply}] for prompt, reply in replies)
+        said = (json.dumps(talk, ensure_ascii=False) for talk in talks)
+        asked = [_with_system(instruction, [{"role": "user", "content": text}]) for text in said]
+        numbers = [re.search(r"\d+", answer or "") for answer in teacher.ask_all(asked, progress)]
         return [float(m[0]) if m and 1 <= int(m[0]) <= 10 else float("nan") for m in numbers]
 
     return judge

@@ -6,15 +6,14 @@ A row that cannot be read comes as a `Row` with ``error`` set; nothing is droppe
 from __future__ import annotations
 
 import codecs
-import csv
 import glob
 import json
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from data_prep.csv_rows import records
 from data_prep.json_text import objects
 from gonggam.errors import UserError
 
@@ -46,8 +45,8 @@ def find_files(path: str) -> list[Path]:
     return sorted(file for file in found if file.is_file() and file.suffix.lower() in SUFFIXES)
 
 
-def read_rows(path: str, *, split: str = "train") -> Iterator[Row]:
-    """Every row of a file, folder, glob, or data set of the Hugging Face hub.
+def read_rows(path: str) -> Iterator[Row]:
+    """Every row of a file, folder, glob, or data set of the Hugging Face hub (all its splits, streamed).
 
     Raises:
         UserError: nothing is there, or it is of a kind that cannot be read.
@@ -57,7 +56,7 @@ def read_rows(path: str, *, split: str = "train") -> Iterator[Row]:
         for file in files:
             yield from _read_file(file)
     elif _looks_like_hub(path):
-        yield from _read_hub(path, split)
+        yield from _read_hub(path)
     else:
         raise UserError(f"no data found at {path!r}", f"name a file, a folder or a glob of {_known()}")
 
@@ -72,13 +71,13 @@ def _looks_like_hub(path: str) -> bool:
     return not Path(path).parent.is_dir()  # else it is a local path with a mistake in it
 
 
-def _read_hub(name: str, split: str) -> Iterator[Row]:
+def _read_hub(name: str) -> Iterator[Row]:
     from datasets import load_dataset
 
     try:
-        data = load_dataset(name, split=split, streaming=True)
-        for number, values in enumerate(data, 1):
-            yield Row(name, number, dict(values))
+        for split, data in load_dataset(name, streaming=True).items():
+            for number, values in enumerate(data, 1):
+                yield Row(f"{name}@{split}", number, _lower(dict(values)))
     except Exception as error:  # the hub's client raises a dozen unrelated types; all mean the same to a user
         raise UserError(
             f"neither a local file nor reachable on the Hugging Face hub: {name!r} ({type(error).__name__})",
@@ -124,31 +123,18 @@ def _open(file: Path) -> IO[str]:
     return file.open(encoding=encoding, errors="replace", newline="")
 
 
-def _lines(stream: Iterable[str]) -> Iterator[str]:
-    """Lines without NUL bytes, which the csv module refuses."""
-    for line in stream:
-        yield line.replace("\0", "")
-
-
 def _read_csv(file: Path) -> Numbered:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    header: list[str] | None = None
     with _open(file) as stream:
-        reader = csv.reader(_lines(stream), delimiter="\t" if file.suffix.lower() == ".tsv" else ",")
-        header: list[str] | None = None
-        while True:
-            try:
-                cells = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield reader.line_num, {}, f"broken csv ({error})"
-                continue
-            if header is None:
+        for number, cells, fault in records(stream, "\t" if file.suffix.lower() == ".tsv" else ","):
+            if fault:
+                yield number, {"line": cells[0][:1000].strip()}, fault
+            elif header is None:
                 header = [cell.strip().lower() for cell in cells]
             elif len(cells) > len(header):
-                yield reader.line_num, {"cells": cells}, f"{len(cells)} fields where the header names {len(header)}"
-            elif cells:
-                yield reader.line_num, dict(zip(header, cells, strict=False))
+                yield number, {"cells": cells}, f"{len(cells)} fields where the header names {len(header)}"
+            else:
+                yield number, dict(zip(header, cells, strict=False))
 
 
 def _read_jsonl(file: Path) -> Numbered:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from array import array
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import nsmallest
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from data_prep.conversation import Conversation, letters
+from data_prep.reassemble import DUPLICATE, MERGED, fates
 from data_prep.sources import read
 from data_prep.split import SPLITS
 from gonggam.errors import UserError
@@ -26,7 +28,9 @@ class Survey:
     """Figures of a set of conversations.
 
     Attributes:
-        sources, splits, categories, emotions: number of conversations by each.
+        sources, splits: number of conversations by each.
+        labels: the same by what else is known of them: origin (the data's own source column), type, category, emotion.
+        hashes, lengths: the prefix hashes of all conversations, one after another, and how many each has.
         exchanges: number of conversations by their number of exchanges.
         user, reply: lengths of user turns and replies in characters.
         tokens: for each tokenizer the length of every conversation in tokens.
@@ -40,8 +44,9 @@ class Survey:
     conversations: int = 0
     sources: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-    categories: Counter[str] = field(default_factory=Counter)
-    emotions: Counter[str] = field(default_factory=Counter)
+    labels: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    hashes: array[int] = field(default_factory=lambda: array("Q"))
+    lengths: array[int] = field(default_factory=lambda: array("L"))
     exchanges: Counter[int] = field(default_factory=Counter)
     user: list[int] = field(default_factory=list)
     reply: list[int] = field(default_factory=list)
@@ -59,6 +64,11 @@ class Survey:
     def distinct(self) -> tuple[float, float]:
         """Distinct-1 and distinct-2 of the replies (Li et al. 2016): different words, or word pairs, among all."""
         return tuple(len(c) / max(1, c.total()) for c in (self.words, self.pairs))  # type: ignore[return-value]
+
+    def stored_again(self) -> tuple[int, int]:
+        """Conversations that stand in the set before, and those that are the beginning of another one."""
+        decided = fates(self.hashes, self.lengths).tolist()
+        return decided.count(DUPLICATE), decided.count(MERGED)
 
     def repeated_share(self) -> float:
         """Share of replies that stand in the set more than once."""
@@ -82,7 +92,7 @@ def survey(path: str | Path, tokenizers: Mapping[str, Count] | None = None, show
     prepared = (folder / "report.json").is_file()
     if prepared:
         result.report = read_json(folder / "report.json")
-        result.quarantine = [row for row, _ in zip(read_jsonl(folder / "quarantine.jsonl"), range(50), strict=False)]
+        result.quarantine = list(islice(_few_of_each(read_jsonl(folder / "quarantine.jsonl")), 50))
     found = (
         (crc32(f"{seed}:{i}".encode()), i, c) for i, c in enumerate(_counted(folder, prepared, tokenizers, result))
     )
@@ -94,28 +104,47 @@ def survey(path: str | Path, tokenizers: Mapping[str, Count] | None = None, show
     return result
 
 
+def _few_of_each(rows: Iterable[dict[str, Any]], n: int = 3) -> Iterable[dict[str, Any]]:
+    """The first rows for each reason."""
+    seen: Counter[str] = Counter()
+    for row in rows:
+        seen[row["reason"]] += 1
+        if seen[row["reason"]] <= n:
+            yield row
+
+
 def _counted(
     folder: Path, prepared: bool, tokenizers: Mapping[str, Count] | None, result: Survey
 ) -> Iterable[Conversation]:
-    files = {split: folder / "messages" / f"{split}.jsonl" for split in SPLITS} if prepared else {"": folder}
-    for split, file in files.items():
-        if prepared and not (file.is_file() and file.stat().st_size):
-            continue
-        for _, _, outcome in read("messages" if prepared else None, str(file)):
+    for split, reader, file in _files(folder) if prepared else [("", None, folder)]:
+        for _, row, outcome in read(reader, str(file)):
             if isinstance(outcome, Conversation):
+                outcome = replace(outcome, source=row.values["source"]) if prepared else outcome
                 _add(result, outcome, split)
                 for name, count in (tokenizers or {}).items():
                     result.tokens[name].append(count(outcome.messages()))
                 yield outcome
 
 
+def _files(folder: Path) -> Iterable[tuple[str, str, Path]]:
+    """What preparation wrote: split, reader and path of every file that is not empty."""
+    for form, reader in (("messages", "messages"), ("labelled", "emotion")):
+        for split in SPLITS:
+            file = folder / form / f"{split}.jsonl"
+            if file.is_file() and file.stat().st_size:
+                yield split, reader, file
+
+
 def _add(result: Survey, conversation: Conversation, split: str) -> None:
     result.conversations += 1
     result.sources[conversation.source] += 1
     result.splits[split] += bool(split)
-    for name, counter in (("category", result.categories), ("emotion", result.emotions)):
+    for name in ("origin", "type", "category", "emotion"):
         if conversation.meta.get(name):
-            counter[conversation.meta[name]] += 1
+            result.labels[name][conversation.meta[name]] += 1
+    chain = conversation.prefix_hashes()
+    result.hashes.extend(chain)
+    result.lengths.append(len(chain))
     result.exchanges[len(conversation.exchanges())] += 1
     for turn in conversation.turns:
         if turn.role == "user":

@@ -18,6 +18,7 @@ from gonggam.errors import UserError
 _HINTS = {
     errno.ENOSPC: "free some space and run the same command again",
     errno.EDQUOT: "free some space and run the same command again",
+    errno.EFBIG: "files may not grow this large here; raise the limit (ulimit -f)",
     errno.EACCES: "change its permissions or choose another folder",
     errno.EPERM: "change its permissions or choose another folder",
     errno.EROFS: "choose a folder on a disk that can be written",

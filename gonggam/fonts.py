@@ -6,6 +6,7 @@ import base64
 import importlib.util
 import io
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 from gonggam.errors import UserError
@@ -14,6 +15,7 @@ FAMILY = "Gonggam Nanum"
 """CSS family name of the embedded font: Nanum Gothic, NAVER Corporation, SIL Open Font License 1.1."""
 
 _FILES = {400: "NanumGothic.ttf", 700: "NanumGothicBold.ttf"}
+_EDITORS = ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # tables of the font editor's own; browsers refuse a font with them
 _ALWAYS = "".join(map(chr, range(0x20, 0x7F))) + "–—…·‘’“”−×±≥≤→"
 
 
@@ -39,11 +41,25 @@ def subset_woff2(text: Iterable[str], weight: int = 400) -> bytes:
 
     font = TTFont(font_file(weight), lazy=True, recalcTimestamp=False)  # the same page twice is the same bytes
     options = Options(hinting=False, layout_features=["kern"], notdef_outline=True, name_IDs=[0, 1, 2, 13, 14])
-    options.drop_tables += ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # the font editor's own, of no use in a page
+    options.drop_tables += _EDITORS
     cutter = Subsetter(options)
     cutter.populate(unicodes={ord(char) for char in set(_ALWAYS).union(text)})
     cutter.subset(font)
     font.flavor = "woff2"
+    out = io.BytesIO()
+    font.save(out)
+    return out.getvalue()
+
+
+@cache
+def whole_woff(weight: int = 400) -> bytes:
+    """The font as WOFF with every character it has, for pages whose text is not known before."""
+    from fontTools.ttLib import TTFont
+
+    font = TTFont(font_file(weight), lazy=True, recalcTimestamp=False)
+    for table in _EDITORS:
+        del font[table]
+    font.flavor = "woff"
     out = io.BytesIO()
     font.save(out)
     return out.getvalue()

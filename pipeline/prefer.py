@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.answers import Answers, kept, key_of
 
 if TYPE_CHECKING:
+    from data_prep.conversation import Conversation
     from pipeline import Counselor
+    from pipeline.serve.store.records import Preferred
 
 Messages = list[dict[str, str]]
 Sample = Callable[[Messages, int], list[str]]
-Score = Callable[[Messages, Sequence[str]], list[float]]
+Progress = Callable[[int, int], None]
+Score = Callable[[Sequence[tuple[Messages, str]], Progress | None], list[float]]
 
 
 def sampler(counselor: Counselor, where: str, cache: Path) -> Sample:
@@ -46,14 +49,30 @@ def _identity(where: str) -> str:
     return key_of([folder.as_posix() if files else where, stats])
 
 
-def geval_judge(judge: str, rubric: str, store: Path, counselor: Counselor | None = None) -> Score:
+def from_service(pairs: Iterable[Preferred]) -> list[Conversation]:
+    """What users of the service chose between two replies, with personal data masked."""
+    from data_prep.conversation import Conversation, Turn
+    from data_prep.privacy import Privacy
+
+    masked = Privacy("mask")
+    made = []
+    for number, pair in enumerate(pairs):
+        said = [*pair.messages, {"role": "assistant", "content": pair.chosen}]
+        turns = tuple(Turn(message["role"], message["content"]) for message in said)
+        made.append(masked(Conversation(f"service-{number}", turns, "service", rejected=(pair.rejected,))))
+    return made
+
+
+def geval_judge(judge: str, rubric: str, store: Path, load: Callable[[], Counselor] | None = None) -> Score:
     """A judge that scores replies by G-Eval: the mean over the criteria of a rubric, NaN where one is missing.
 
+    Questions are asked side by side, as many as the judge allows.
+
     Args:
-        judge: shipped judge by name, or a YAML; ``local`` is the model of ``counselor``.
+        judge: shipped judge by name, or a YAML; ``local`` is the model of the counsellor that ``load`` gives.
         rubric: likewise.
         store: JSON-lines file of verdicts; what stands in it is not asked again.
-        counselor: only needed for ``local``.
+        load: only needed for ``local``.
 
     Raises:
         UserError: there is no such judge or rubric, or steps are missing and the judge writes none.
@@ -63,8 +82,8 @@ def geval_judge(judge: str, rubric: str, store: Path, counselor: Counselor | Non
     from eval.steps import freeze_steps
     from eval.store import Store
 
-    if judge == "local" and counselor is not None:
-        backend = counselor.backend
+    if judge == "local" and load is not None:
+        backend = load().backend
         who = LocalJudge(backend.model, backend.tokenizer, name=f"local:{Path(backend.name).name}")
     else:
         who = HttpJudge(load_judge(judge))
@@ -72,9 +91,9 @@ def geval_judge(judge: str, rubric: str, store: Path, counselor: Counselor | Non
     geval = GEval(freeze_steps(load_rubric(rubric), who, verdicts), who, verdicts)
     wide = len(geval.rubric.criteria)
 
-    def score(prompt: Messages, replies: Sequence[str]) -> list[float]:
-        answers = [Answer({"id": str(i), "messages": prompt}, reply) for i, reply in enumerate(replies)]
-        given = [judgement.verdict.score for judgement in geval.score(answers)]
+    def score(replies: Sequence[tuple[Messages, str]], progress: Progress | None = None) -> list[float]:
+        answers = [Answer({"id": str(i), "messages": prompt}, reply) for i, (prompt, reply) in enumerate(replies)]
+        given = [judgement.verdict.score for judgement in geval.score(answers, progress)]
         rows = [given[i : i + wide] for i in range(0, len(given), wide)]
         return [float("nan") if None in row else sum(s for s in row if s is not None) / wide for row in rows]
 

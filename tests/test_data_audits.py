@@ -13,7 +13,15 @@ import pytest
 from data_prep import Conversation, Turn, prepare
 from data_prep.audit import audit
 from data_prep.pair_audit import audit_pairs
-from data_prep.preferences import by_split, from_pairs, from_samples, from_teacher, load_prompts, teacher_requests
+from data_prep.preferences import (
+    by_split,
+    from_pairs,
+    from_samples,
+    from_teacher,
+    load_prompts,
+    teacher_judge,
+    teacher_requests,
+)
 from data_prep.privacy import Privacy, mask
 from data_prep.teacher import Teacher, TeacherOptions
 from gonggam.errors import UserError
@@ -175,7 +183,7 @@ class Endpoint:
         if self.status != 200:
             return httpx.Response(self.status)
         if self.die_after is not None and self.answered >= self.die_after:
-            raise KeyboardInterrupt
+            raise RuntimeError("the process ends here")
         self.answered += 1
         body = json.loads(request.content)
         warm = "따뜻" in body["messages"][0]["content"]
@@ -214,8 +222,8 @@ def test_teacher_writes_both_replies_and_is_asked_once(tmp_path, talks):
     assert again.answered == 0
 
 
-def test_a_killed_run_goes_on_where_it_was(tmp_path, talks):
-    with pytest.raises(KeyboardInterrupt):
+def test_a_run_that_dies_goes_on_where_it_was(tmp_path, talks):
+    with pytest.raises(ExceptionGroup):
         from_teacher(talks, teacher(Endpoint(die_after=5), tmp_path / "c.jsonl", concurrency=1), load_prompts())
     with (tmp_path / "c.jsonl").open("a") as file:
         file.write('{"key": "cut sho')
@@ -255,10 +263,19 @@ def test_rejected_from_the_policy_and_ranked_samples(tmp_path, talks):
     ranked = from_samples(
         talks,
         lambda prompt, n: ["짧아", "조금 길어요", "아주 길고 따뜻해요", ""][:n],
-        lambda prompt, replies: [len(reply) for reply in replies],
+        lambda asked, progress: [len(reply) for _, reply in asked],
     )
     assert (ranked[0]["chosen"][0]["content"], ranked[0]["rejected"][0]["content"]) == ("아주 길고 따뜻해요", "짧아")
-    assert from_samples(talks, lambda p, n: ["가", "나"], lambda p, r: [float("nan")] * 2) == []
+    assert from_samples(talks, lambda p, n: ["가", "나"], lambda asked, progress: [float("nan")] * len(asked)) == []
+
+
+def test_samples_of_all_prompts_are_judged_side_by_side(tmp_path, talks):
+    endpoint = Endpoint()
+    judge = teacher_judge(teacher(endpoint, tmp_path / "c.jsonl", concurrency=5))
+    seen = []
+    from_samples(talks, lambda prompt, n: ["좋아요", "나빠요"], judge, n=2, progress=lambda *done: seen.append(done))
+    assert (endpoint.answered, endpoint.most) == (12, 5)
+    assert seen[5::12] == [(6, 6), (12, 12)]
 
 
 def test_pairs_from_files(tmp_path):

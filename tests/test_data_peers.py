@@ -1,33 +1,37 @@
-"""Written files load in the programs they are written for; each test skips where the program is not installed."""
+"""Written files load in LLaMA-Factory; skipped where it is not installed.
+
+It pins other versions of the same packages, so it lives in an environment of its own, whose interpreter is named:
+``LLAMA_FACTORY_PYTHON=/path/to/bin/python python -m pytest tests/test_data_peers.py``. What that environment needs
+stands in docs/data.md. TRL is shown in test_train_stages.py, datasets in test_data_prepare.py.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from data_prep import prepare
 from gonggam.files import read_jsonl
 
+PYTHON = os.environ.get("LLAMA_FACTORY_PYTHON") or (sys.executable if importlib.util.find_spec("llamafactory") else "")
 
-@pytest.mark.skipif(importlib.util.find_spec("llamafactory") is None, reason="llamafactory is not installed")
-@pytest.mark.parametrize("form", ["alpaca", "sharegpt", "messages"])
-def test_llama_factory_loads_what_was_written(tmp_path, form, monkeypatch):
-    monkeypatch.setitem(os.environ, "DISABLE_VERSION_CHECK", "1")
-    from llamafactory.data.loader import _load_single_dataset
-    from llamafactory.data.parser import get_dataset_list
-    from llamafactory.hparams import DataArguments, ModelArguments
-    from transformers import Seq2SeqTrainingArguments
 
-    prepare([{"reader": "counsel_ko", "rows": 30}], tmp_path / "out")
-    model = ModelArguments(model_name_or_path="none", cache_dir=str(tmp_path / "cache"))
-    arguments = DataArguments(dataset="gonggam_train", dataset_dir=str(tmp_path / "out" / form), template="default")
-    training = Seq2SeqTrainingArguments(output_dir=str(tmp_path / "run"), use_cpu=True, bf16=False)
-    (description,) = get_dataset_list(["gonggam_train"], arguments.dataset_dir)
-    loaded = _load_single_dataset(description, model, arguments, training)
-    wanted = list(read_jsonl(tmp_path / "out/messages/train.jsonl"))
-    turns = [
-        [message["content"] for message in (*row["_prompt"], *row["_response"]) if message["content"]] for row in loaded
-    ]
-    assert turns == [[message["content"] for message in row["messages"]] for row in wanted]
+@pytest.mark.skipif(not PYTHON, reason="llamafactory is not installed; LLAMA_FACTORY_PYTHON names an interpreter")
+@pytest.mark.parametrize("form", ["alpaca", "alpaca_replies", "sharegpt", "messages"])
+def test_llama_factory_loads_what_was_written(tmp_path, few, form):
+    prepare([{**few, "rows": 30}], tmp_path / "out", formats=["messages", "alpaca", "alpaca_replies", "sharegpt"])
+    script = Path(__file__).parent / "llama_factory_loads.py"
+    command = [PYTHON, str(script), str(tmp_path / "out" / form), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    loaded = json.loads(done.stdout.splitlines()[-1])
+    wanted = [[m["content"] for m in row["messages"]] for row in read_jsonl(tmp_path / "out/messages/train.jsonl")]
+    if form == "alpaca_replies":
+        wanted = [turns[:end] for turns in wanted for end in range(2, len(turns) + 1, 2)]
+    assert loaded == wanted

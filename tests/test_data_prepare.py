@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep import Conversation, Turn, prepare, samples
+from data_prep import Conversation, Turn, prepare
 from data_prep.audit import audit
 from data_prep.clean import Cleaner, in_order
 from data_prep.near import jaccard, near_duplicates, shingles
@@ -77,6 +77,7 @@ def test_reply_without_hangul_is_reported_or_dropped():
     assert cleaner.counts["hangul"] == 1
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["user", "assistant", "system"]), st.text(max_size=40)), max_size=6))
 def test_cleaning_is_stable_and_leaves_an_ordered_conversation(turns):
     once = Cleaner(CleanOptions())(Conversation("", tuple(Turn(*turn) for turn in turns), "s"))
@@ -314,15 +315,15 @@ def test_single_turns_only(messy, tmp_path):
     assert report["rows"]["filtered"] == 60
 
 
-def test_sources_mix_by_rows_and_weight(messy, tmp_path):
+def test_sources_mix_by_rows_and_weight(messy, few, tmp_path):
     report = prepare(
-        [{"path": str(messy), "name": "mine", "weight": 1}, {"reader": "counsel_ko", "weight": 2}],
+        [{"path": str(messy), "name": "mine", "weight": 2}, {**few, "weight": 1}],
         tmp_path / "out",
         deduplicate={"near": None},
     )
     assert report["sources"]["mine"]["kept"] == 61
-    assert report["sources"]["counsel_ko"]["kept"] == 122
-    assert report["files"]["preference"]["train"] <= 122
+    assert report["sources"]["counsel_ko"]["kept"] == 30
+    assert report["files"]["preference"]["train"] <= 30
     sources = Counter(row["source"] for row in read_jsonl(tmp_path / "out/messages/train.jsonl"))
     assert set(sources) == {"mine", "counsel_ko"}
 
@@ -347,21 +348,13 @@ def test_labelled_utterances_are_written_apart(tmp_path):
     assert {(row["text"], row["label"]) for row in rows} == {("무서워요 정말로", "걱정"), ("좋아요 아주", "기쁨")}
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory) -> dict:
-    """A source of sixty dialogues of the sample corpus."""
-    path = tmp_path_factory.mktemp("few") / "dialogues.jsonl"
-    write_jsonl(
-        path, [row for row, _ in zip(read_jsonl(samples() / "counsel_ko" / "dialogues.jsonl"), range(60), strict=False)]
-    )
-    return {"reader": "counsel_ko", "path": str(path)}
-
-
 def test_what_a_user_can_get_wrong(messy, tmp_path):
     with pytest.raises(UserError, match="did you mean"):
         prepare([{"reader": "councel_ko"}], tmp_path / "out")
     with pytest.raises(UserError, match="privacy"):
         prepare([{"reader": "counsel_ko"}], tmp_path / "out", privacy="masked")
+    with pytest.raises(UserError, match="two sources are called"):
+        prepare([{"path": str(messy), "rows": 3}, {"path": str(messy)}], tmp_path / "out")
     messy.write_text('{"instruction": "", "output": "x", "type": "single"}\n')
     with pytest.raises(UserError, match="no conversation is left"):
         prepare([{"path": str(messy)}], tmp_path / "out")
@@ -429,13 +422,14 @@ def test_written_files_load_through_datasets(tmp_path, few):
     assert len(loaded["train"]) == 60
 
 
-def test_trl_sees_conversations_and_preferences(tmp_path, few):
-    pytest.importorskip("trl")
-    from trl.data_utils import is_conversational
+def test_data_sets_of_the_hub_are_streamed_with_all_their_splits(tmp_path):
+    pytest.importorskip("datasets")
+    from data_prep.rows import _read_hub
 
-    prepare([few], tmp_path / "out")
-    assert is_conversational(next(read_jsonl(tmp_path / "out/messages/train.jsonl")))
-    assert is_conversational(next(read_jsonl(tmp_path / "out/preference/train.jsonl")))
+    for split in ("train", "test"):  # load_dataset takes a folder as it takes a name, so no network is needed
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"Q": f"{split} 질문", "A": "답"}])
+    rows = {(row.file.rpartition("@")[2], row.number, row.values["q"]) for row in _read_hub(str(tmp_path))}
+    assert rows == {("train", 1, "train 질문"), ("test", 1, "test 질문")}
 
 
 def test_import_is_light():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import io
+import itertools
 import json
 import tracemalloc
 from collections import Counter
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 import data_prep
 from data_prep.conversation import Conversation
+from data_prep.csv_rows import records
 from data_prep.json_text import objects
 from data_prep.sources import READERS, read, reader, recognise
 from gonggam.errors import UserError
@@ -129,6 +132,16 @@ def test_multi_turn_forms_are_recognised_and_read_alike(tmp_path, name):
     assert [turn.role for turn in outcome.turns] == ["user", "assistant"] * 2
 
 
+@pytest.mark.parametrize(
+    "wrap", [str, lambda text: [{"role": "assistant", "content": text}]], ids=["texts", "messages"]
+)
+def test_several_rejected_replies_stand_beside_one_chosen(tmp_path, wrap):
+    row = {"prompt": "힘들어", "chosen": wrap("많이 지치셨군요."), "rejected": [wrap("힘내."), wrap("그래서?")]}
+    found = only("pairs", jsonl(tmp_path / "pairs.jsonl", [row]))
+    assert found.rejected == ("힘내.", "그래서?")
+    assert [turn.content for turn in found.turns] == ["힘들어", "많이 지치셨군요."]
+
+
 def test_single_practice(tmp_path):
     row = {"text": "### Instruction: 답하라 ### Input: 힘들어 ### Answer: 그랬군요"}
     assert said(only(None, jsonl(tmp_path / "a.jsonl", [row]))) == ["답하라\n힘들어", "그랬군요"]
@@ -155,6 +168,30 @@ def test_wellness_workbook_answers_by_category(tmp_path):
     assert [said(o) for o in outcomes[:2]] == [["우울해", "그렇군요"], ["울적해", "그렇군요"]]
     assert outcomes[1].meta["category"] == "감정/우울"
     assert isinstance(outcomes[2], str)
+
+
+def test_emotion_files_without_a_header(tmp_path):
+    (tmp_path / "e.txt").write_text("무서워\t불안\n좋아    기쁨\n이름표가 없음\n", "utf-8")
+    outcomes = [outcome for *_, outcome in read("emotion", str(tmp_path / "e.txt"))]
+    assert [(said(outcome), outcome.meta["emotion"]) for outcome in outcomes[:2]] == [
+        (["무서워"], "불안"),
+        (["좋아"], "기쁨"),
+    ]
+    assert "label" in outcomes[2]
+
+
+def test_every_file_of_a_folder_is_recognised_by_itself(tmp_path):
+    jsonl(tmp_path / "a.jsonl", [{"q": "안녕", "a": "네"}])
+    jsonl(tmp_path / "b.jsonl", [FORMS["messages"]])
+    jsonl(tmp_path / "c.jsonl", [{"foo": 1}, {"foo": 2}])
+    (tmp_path / "d.csv").write_text("", "utf-8")
+    found = [(name, outcome) for name, _, outcome in read(None, str(tmp_path))]
+    assert [name for name, _ in found] == ["chatbot_ko", "messages", "unrecognised", "unrecognised"]
+    assert found[2][1] == "its columns (foo) are those of no reader"
+    with pytest.raises(UserError, match="holds no rows"):
+        list(read(None, str(tmp_path / "d.csv")))
+    with pytest.raises(UserError, match=r"text, risk\) are those of no reader"):
+        list(read(None, jsonl(tmp_path / "c.jsonl", [{"text": "안녕", "risk": "none"}])))
 
 
 def test_wellness_text_files(tmp_path):
@@ -250,9 +287,10 @@ def test_no_row_crashes_a_reader(values, name):
     from data_prep.sources import _outcomes
 
     outcomes = list(_outcomes(reader(name), [Row("f", 1, values)]))
-    assert len(outcomes) == 1
-    if isinstance(outcomes[0][1], Conversation):
-        assert any(turn.content for turn in outcomes[0][1].turns)
+    # An answer on its own waits for the questions of its category, which may stand in any row.
+    assert len(outcomes) == 1 or (name == "wellness_pairs" and not outcomes)
+    for _, found in outcomes:
+        assert isinstance(found, str) or any(turn.content for turn in found.turns)
 
 
 #: Lines that are good, odd, of another encoding, or cut off.
@@ -300,6 +338,67 @@ def test_damaged_workbooks_and_parquet_files_do_not_crash(tmp_path, whole_files,
     for _, row, outcome in read("chatbot_ko", str(tmp_path / f"a.{suffix}")):
         assert row.number
         assert outcome
+
+
+# --- csv with quotes that are not closed
+
+
+def csv_said(path: Path, text: str) -> tuple[list[list[str]], list[int]]:
+    """What good rows say, and the line numbers of the quarantined ones."""
+    path.write_text(text, "utf-8")
+    rows = list(read("chatbot_ko", str(path)))
+    good = [said(outcome) for *_, outcome in rows if isinstance(outcome, Conversation)]
+    return good, [row.number for _, row, outcome in rows if isinstance(outcome, str)]
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        "질문 3,답 3,0\n질문 4,답 4,0\n",  # nothing closes it
+        '질문 3,"답 3",0\n질문 4,답 4,0\n',  # the next quote opens a cell
+        '질문 3,답 3,0\n질문 4,답 4,"0"\n',
+        '질문 3,답 3,0\n질문 4,답 4,0\n"',  # a lone quote closes it: rows inside tell
+    ],
+)
+def test_an_open_quote_costs_its_own_line(tmp_path, after):
+    good, bad = csv_said(tmp_path / "a.csv", f'Q,A,label\n질문 1,답 1,0\n질문 2,"답 2,0\n{after}')
+    assert good == [[f"질문 {i}", f"답 {i}"] for i in (1, 3, 4)]
+    assert bad[0] == 3
+
+
+def test_quotes_that_are_in_order_are_left_alone(tmp_path):
+    text = 'Q,A,label\n"여러 줄\n둘째, 줄\n\n넷째 ""줄""",답,0\n그는 5" 화면을,"네" 라고,0\n'
+    good, bad = csv_said(tmp_path / "a.csv", text)
+    assert good == [['여러 줄\n둘째, 줄\n\n넷째 "줄"', "답"], ['그는 5" 화면을', "네 라고"]]
+    assert not bad
+
+
+def test_a_closing_quote_is_looked_for_only_so_far():
+    taken = []
+    lines = (taken.append(i) or f"질문 {i},답 {i}\n" for i in range(1000))
+    found = records(itertools.chain(["q,a\n", '질문,"답\n'], lines), look_ahead=100)
+    assert [fault for *_, fault in itertools.islice(found, 3)] == ["", "a quote that is not closed", ""]
+    assert len(taken) < 20
+
+
+CELLS = st.text('가나 ,"', max_size=12) | st.text('가나 "\n', max_size=12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=6), broken=st.integers(0, 6))
+def test_csv_rows_are_read_as_the_csv_module_writes_them(rows, broken):
+    def text(rows: list) -> str:
+        out = io.StringIO(newline="")
+        csv.writer(out, quoting=csv.QUOTE_ALL).writerows(rows)
+        return out.getvalue()
+
+    whole = [("q", "a", "n"), *rows]
+    assert [tuple(cells) for _, cells, _ in records(io.StringIO(text(whole), newline=""))] == whole
+    before, after = whole[: broken + 1], [(f"질문 {i}", "답", str(i)) for i in range(4)]
+    torn = text(before) + '열린,"따옴표,0\r\n' + "".join(",".join(row) + "\r\n" for row in after)
+    found = list(records(io.StringIO(torn, newline="")))
+    assert [tuple(cells) for _, cells, fault in found if not fault] == [*before, *after]
+    assert sum(bool(fault) for *_, fault in found) == 1
 
 
 # --- .json of any size

@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         asked = "".join(message["content"] for message in json.loads(raw)["messages"])
-        text = ("4" if "0번째 말" in asked else "2") if "평가" in asked else f"답 {len(asked)}"
+        text = str(int("0번째 말" in asked)) if "평가" in asked else f"답 {len(asked)}"
         answer = {"choices": [{"message": {"content": text}}], "usage": {"prompt_tokens": 7, "completion_tokens": 3}}
         body = b"" if status else json.dumps(answer).encode()
         self.send_response(status or 200)
@@ -154,7 +154,7 @@ def test_samples_are_drawn_once_and_ranked_by_a_judge_of_the_evaluation_room(tmp
 
     def build() -> list[dict]:
         once = kept(Answers(tmp_path / "samples.jsonl"), "policy", sample)
-        score = geval_judge(str(tmp_path / "judge.yaml"), "counsel-ko", tmp_path / "verdicts.jsonl")
+        score = geval_judge(str(tmp_path / "judge.yaml"), "safety-ko", tmp_path / "verdicts.jsonl")
         return from_samples(talks, once, score, n=2)
 
     with pytest.raises(KeyboardInterrupt):

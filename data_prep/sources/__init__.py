@@ -11,11 +11,11 @@ import difflib
 import importlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from types import ModuleType
 
 from data_prep.conversation import Conversation
-from data_prep.rows import Row, read_rows
+from data_prep.rows import Row, find_files, read_rows
 from data_prep.sources.fields import BadRow
 from gonggam.errors import UserError
 
@@ -27,12 +27,16 @@ READERS = (
     "empathetic_dialogues_ko",
     "chatbot_ko",
     "wellness",
+    "wellness_pairs",
     "messages",
     "sharegpt",
     "alpaca",
     "emotion",
     "single_practice",
 )
+
+#: Where rows are counted that no reader knows.
+UNKNOWN = "unrecognised"
 
 Outcome = tuple[str, Row, Conversation | str]
 
@@ -59,19 +63,21 @@ def recognise(columns: Iterable[str]) -> str | None:
 def read(name: str | None, path: str | None) -> Iterator[Outcome]:
     """The reader's name and each row of a source, with its conversation or the reason (str) why it holds none.
 
+    Without a name every file is recognised by itself, so that a folder may hold files of several kinds; rows of a file
+    that no reader knows come with the reason, under the name `UNKNOWN`.
+
     Raises:
-        UserError: unknown reader, no data at ``path``, or the columns are those of no reader.
+        UserError: unknown reader, no data at ``path``, or the columns of its only file are those of no reader.
     """
     if path is None:
         path = _default_path(name)
     rows = read_rows(path)
-    if name is None:
-        name, rows = _recognised(rows, path)
-    for row, result in _outcomes(reader(name), rows):
-        if isinstance(result, Conversation):
-            result.meta["file"], result.meta["row"] = row.file.rpartition("/")[2], row.number
-            result = result if result.source else replace(result, source=name)
-        yield name, row, result
+    for found, group in _recognised(rows, path) if name is None else [(name, rows)]:
+        for row, result in _outcomes(reader(found), group) if found in READERS else ((row, found) for row in group):
+            if isinstance(result, Conversation):
+                result.meta["file"], result.meta["row"] = row.file.rpartition("/")[2], row.number
+                result = result if result.source else replace(result, source=found)
+            yield found if found in READERS else UNKNOWN, row, result
 
 
 def _default_path(name: str | None) -> str:
@@ -81,18 +87,32 @@ def _default_path(name: str | None) -> str:
     return str(module.DEFAULT)
 
 
-def _recognised(rows: Iterator[Row], path: str) -> tuple[str, Iterator[Row]]:
+def _recognised(rows: Iterator[Row], path: str) -> Iterator[tuple[str, Iterator[Row]]]:
+    """The rows of each file with its reader's name, or with the reason why none can be named."""
+    alone = len(find_files(path)) < 2
+    empty = True
+    for file, group in groupby(rows, key=lambda row: row.file):
+        empty = False
+        name, reason, whole = _reader_of(group)
+        if alone and not name:
+            raise UserError(reason, f"check the file, or name a reader: {', '.join(READERS)}", file=file)
+        yield name or reason, whole
+    if empty and alone:
+        raise UserError("holds no rows", "check the file", file=path)
+
+
+def _reader_of(rows: Iterator[Row]) -> tuple[str, str, Iterator[Row]]:
+    """The reader that knows rows like these, or else the reason why there is none; and all the rows again."""
     head = list(islice(rows, 50))
+    whole = chain(head, rows)
+    if all(row.error for row in head):
+        return "", f"no row of it can be read: {head[0].error}", whole
     columns: dict[str, None] = {column: None for row in head if not row.error for column in row.values}
     name = recognise(columns)
     if name == "single_practice" and not any("###" in str(row.values.get("text")) for row in head):
-        name = "wellness"  # both may have nothing but lines of text
-    if head and all(row.error for row in head):
-        raise UserError(f"no row of it can be read: {head[0].error}", "check the file", file=head[0].file)
-    if name is None:
-        seen = ", ".join(columns) or "none"
-        raise UserError(f"the columns ({seen}) are those of no reader", f"name one of: {', '.join(READERS)}", file=path)
-    return name, chain(head, rows)
+        name = "wellness" if set(columns) == {"text"} else None  # both may have nothing but lines of text
+    seen = ", ".join(filter(str.isprintable, columns)) or "without names"
+    return name or "", f"its columns ({seen}) are those of no reader", whole
 
 
 def _outcomes(module: ModuleType, rows: Iterable[Row]) -> Iterator[tuple[Row, Conversation | str]]:

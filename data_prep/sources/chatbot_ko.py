@@ -15,5 +15,5 @@ CATEGORIES = {"0": "일상", "1": "이별", "2": "사랑"}
 def parse(values: dict[str, Any]) -> Conversation:
     """One row."""
     label = text_of(values.get("label")).removesuffix(".0")
-    meta = {"category": CATEGORIES[label]} if label in CATEGORIES else {}
+    meta = {"category": CATEGORIES[label], "sentiment": label} if label in CATEGORIES else {}
     return single(need(values, "q"), need(values, "a"), meta=meta)

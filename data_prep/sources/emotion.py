@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from data_prep.conversation import Conversation, Turn
-from data_prep.sources.fields import need
+from data_prep.sources.fields import BadRow, need, split_line, text_of
 
 _TEXTS = ("text", "sentence", "utterance", "content", "발화", "문장")
 _LABELS = ("emotion", "label", "감정", "class")
@@ -16,5 +16,10 @@ COLUMNS = tuple(frozenset({text, label}) for text in _TEXTS for label in _LABELS
 
 
 def parse(values: dict[str, Any]) -> Conversation:
-    """One utterance with its label."""
+    """One utterance with its label; where a file has no header, the two are parted by four spaces or a tab."""
+    if set(values) == {"text"}:
+        fields = split_line(text_of(values["text"]))
+        if len(fields) != 2:
+            raise BadRow("no text with a label behind it, parted by four spaces or a tab")
+        values = dict(zip(("text", "label"), fields, strict=True))
     return Conversation("", (Turn("user", need(values, *_TEXTS)),), "", {"emotion": need(values, *_LABELS)})

@@ -65,6 +65,11 @@ def single(question: str, answer: str, **rest: Any) -> Conversation:
     return Conversation("", (Turn("user", question), Turn("assistant", answer)), "", **rest)
 
 
+def split_line(text: str) -> list[str]:
+    """The fields of a line in which they are parted by four spaces or a tab."""
+    return [field.strip() for field in re.split(r" {4,}|\t", text) if field.strip()]
+
+
 def turns_from(items: Any, role_key: str, content_key: str) -> tuple[Turn, ...]:
     """Turns out of a list of objects with a role and a content under the named keys.
 

@@ -13,5 +13,5 @@ COLUMNS = (frozenset({"messages"}),)
 def parse(values: dict[str, Any]) -> Conversation:
     """One row."""
     turns = checked(turns_from(values.get("messages"), "role", "content"))
-    meta = optional(values, category="category", emotion="emotion")
+    meta = optional(values, origin="origin", type="type", category="category", emotion="emotion")
     return Conversation(text_of(values.get("id")), turns, text_of(values.get("source")), meta)

@@ -1,4 +1,4 @@
-"""Preference pairs: ``prompt, chosen, rejected``, each a text or a list of messages."""
+"""Preference pairs: ``prompt, chosen, rejected``, each a text or a list of messages; several rejected make a list."""
 
 from __future__ import annotations
 
@@ -11,20 +11,27 @@ COLUMNS = (frozenset({"prompt", "chosen", "rejected"}), frozenset({"chosen", "re
 
 
 def parse(values: dict[str, Any]) -> Conversation:
-    """One pair: the conversation ends with the chosen reply, the rejected one stands beside it."""
+    """A pair for each rejected reply: the conversation ends with the chosen one, these stand beside it."""
     prompt = _turns(values.get("prompt"), "user") if values.get("prompt") else ()
-    chosen, rejected = (_turns(values.get(name), "assistant") for name in ("chosen", "rejected"))
+    chosen = _turns(values.get("chosen"), "assistant")
+    rejected = [_turns(one, "assistant") for one in _several(values.get("rejected"))]
     if not prompt:
-        if chosen[:-1] != rejected[:-1]:
+        if any(chosen[:-1] != one[:-1] for one in rejected):
             raise BadRow("chosen and rejected do not share a prompt")
         prompt = chosen[:-1]
-    if chosen[-1].role != "assistant" or rejected[-1].role != "assistant":
+    last = [chosen[-1], *(one[-1] for one in rejected)]
+    if any(turn.role != "assistant" for turn in last):
         raise BadRow("chosen or rejected does not end with a reply")
-    if not chosen[-1].content or not rejected[-1].content:
+    if not all(turn.content for turn in last):
         raise BadRow("empty chosen or rejected")
     meta = optional(values, category="category", emotion="emotion", made_by="made_by")
     turns = checked([*prompt, chosen[-1]])
-    return Conversation(text_of(values.get("id")), turns, "", meta, (rejected[-1].content,))
+    return Conversation(text_of(values.get("id")), turns, "", meta, tuple(turn.content for turn in last[1:]))
+
+
+def _several(value: Any) -> list[Any]:
+    """The rejected replies of a row: a list of texts, or of lists of messages, is several; all else is one."""
+    return value if isinstance(value, list) and value and isinstance(value[0], str | list) else [value]
 
 
 def _turns(value: Any, role: Role) -> tuple[Turn, ...]:

@@ -15,10 +15,10 @@ from zlib import crc32
 
 from data_prep.conversation import Conversation, Turn
 from data_prep.rows import Row
-from data_prep.sources.fields import BadRow, need, single, text_of
+from data_prep.sources.fields import BadRow, need, single, split_line, text_of
 
-_CATEGORY, _QUESTION, _ANSWER = ("구분", "category"), ("유저", "question", "질문"), ("챗봇", "answer", "답변")
-COLUMNS = (*(frozenset({q, a}) for q in _QUESTION for a in _ANSWER), frozenset({"구분", "유저"}))
+CATEGORY, QUESTION, ANSWER = ("구분", "category"), ("유저", "question", "질문"), ("챗봇", "answer", "답변")
+COLUMNS = (*(frozenset({q, a}) for q in QUESTION for a in ANSWER), frozenset({"구분", "유저"}))
 
 
 def read(rows: Iterable[Row]) -> Iterator[tuple[Row, Conversation | str]]:
@@ -33,8 +33,8 @@ def read(rows: Iterable[Row]) -> Iterator[tuple[Row, Conversation | str]]:
         if set(row.values) == {"text"}:
             yield row, _line(row.values["text"])
             continue
-        category = _cell(row.values, _CATEGORY) or category  # merged cells hold their text in the first row only
-        question, answer = _cell(row.values, _QUESTION), _cell(row.values, _ANSWER)
+        category = cell(row.values, CATEGORY) or category  # merged cells hold their text in the first row only
+        question, answer = cell(row.values, QUESTION), cell(row.values, ANSWER)
         if answer:
             answers[category].append(answer)
         if question and answer:
@@ -52,7 +52,8 @@ def read(rows: Iterable[Row]) -> Iterator[tuple[Row, Conversation | str]]:
             yield row, "a question without an answer, and its category has none"
 
 
-def _cell(values: dict[str, Any], names: tuple[str, ...]) -> str:
+def cell(values: dict[str, Any], names: tuple[str, ...]) -> str:
+    """The first non-empty of the named cells, or nothing."""
     try:
         return need(values, *names)
     except BadRow:
@@ -60,7 +61,7 @@ def _cell(values: dict[str, Any], names: tuple[str, ...]) -> str:
 
 
 def _line(text: str) -> Conversation | str:
-    fields = [field.strip() for field in re.split(r" {4,}|\t", text_of(text)) if field.strip()]
+    fields = split_line(text_of(text))
     if len(fields) != 2:
         return f"{len(fields)} fields where two are wanted, parted by four spaces or a tab"
     said, second = fields
