@@ -31,7 +31,8 @@ def plan(
     recipe: File,
     overrides: Overrides = None,
     gpu: Annotated[list[str] | None, typer.Option(help="a100-80gb, h100, h200, rtx-4090, cpu ...; repeatable")] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="how many, each with a whole model")] = 1,
+    gpus: Annotated[int, typer.Option(min=1, help="how many, each with a whole model (DDP)")] = 1,
+    sharded: Annotated[bool, typer.Option("--sharded", help="the model split over them (FSDP2, ZeRO-3)")] = False,
     only: Annotated[str | None, typer.Option(help="sft or dpo alone")] = None,
     config: Annotated[str | None, typer.Option(help="a config.json in place of the base model's")] = None,
     runs: Runs = Path("runs"),
@@ -40,7 +41,8 @@ def plan(
     from gonggam.errors import UserError
     from pipeline.recipe import check_stage, load_recipe
     from pipeline.run import Run
-    from pipeline.train.plan import Planner, gpu_named
+    from pipeline.train.plan import Planner
+    from pipeline.train.plan_machine import gpu_named
 
     loaded = load_recipe(recipe, overrides or [])
     stages = [check_stage(only, loaded)] if only else loaded.stages
@@ -50,7 +52,14 @@ def plan(
     run = Run(runs / loaded.name)
     with _prepared(loaded, run) as prepared:
         tokenizer = _tokenizer(loaded, run)
-        planner = Planner(loaded, prepared, gpus=gpus, config=config, tokenizer=tokenizer, system=_system(loaded))
+        system = _system(loaded)
+        planner = Planner(
+            loaded, prepared, gpus=gpus, sharded=sharded, config=config, tokenizer=tokenizer, system=system
+        )
+        if planner.shipped:
+            console.print(
+                f"[yellow]estimate[/]  no config.json, so {loaded.model.base} is taken for as it is known here"
+            )
         for number, machine in enumerate(map(gpu_named, gpu or ["a100-80gb"])):
             for name in stages:
                 found = planner.stage(name, machine)
@@ -110,7 +119,7 @@ def _show_data(found: StagePlan) -> None:
         ("supervised", f"{rows.share:.1%}"),
         (f"longer{about}", f"{rows.over:,}"),
         ("replies that do not fit", f"{rows.lost:,}"),
-        (f"padding, batches of {options.batch}", f"{found.loose.waste:.1%}"),
+        (f"padding, batches of {options.batch}", f"{found.padded.waste:.1%}"),
         ("gaps with packing", f"{found.dense.waste:.1%} of {found.dense.count:,} bins"),
         ("optimiser steps", f"{found.steps:,} ({found.epochs:.4g} epochs)"),
         (
@@ -125,11 +134,14 @@ def _show_data(found: StagePlan) -> None:
 
 
 def _show_cost(planner: Planner, found: StagePlan) -> None:
-    from pipeline.train.plan import GIB
+    from pipeline.train.plan_machine import GIB
 
     gpu, options = found.gpu, found.options
     how = [str(options.dtype).removeprefix("torch."), options.quantization, options.optim]
     how += ["checkpointing"] * options.checkpointing + ["packing"] * options.packing
+    how += [f"split over {planner.gpus}"] * (planner.sharded and planner.gpus > 1)
+    if found.apart:
+        console.print(f"[yellow]{found.name}: padded batches[/], since {found.apart}")
     table = Table(title=f"{found.name} on {gpu.name}: {', '.join(how)}", title_justify="left", show_header=False)
     for kind, size in found.memory.items():
         table.add_row(kind, f"{size / GIB:8.2f} GiB")
@@ -211,27 +223,32 @@ def merge(
     stage: Annotated[str | None, typer.Option(help="sft or dpo; by default the last one done")] = None,
     tolerance: Annotated[float | None, typer.Option(help="largest difference of logits, of the largest logit")] = None,
     gguf: Annotated[bool, typer.Option("--gguf", help="also convert with llama.cpp's converter")] = False,
-    push_to: Annotated[str | None, typer.Option("--push", help="upload to this hub repository (private)")] = None,
+    push_to: Annotated[str | None, typer.Option("--push", help="USER/NAME of a hub repository to upload to")] = None,
 ) -> None:
     """Merge a run's adapter into its base: safetensors, proven to say the same, with a model card."""
     from gonggam.errors import UserError
     from pipeline.recipe import load_recipe
+    from pipeline.recipe.sections import MergeOptions
     from pipeline.run import Run
     from pipeline.train import merge as merging
 
     lock = folder / "recipe.lock.yaml"
     if not lock.is_file():
         raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
-    converter = merging.find_converter() if gguf else None
-    proof = merging.merge(load_recipe(lock), Run(folder), out, stage=stage, tolerance=tolerance)
+    recipe = load_recipe(lock)
+    options = recipe.merge or MergeOptions()
+    converter = merging.find_converter() if gguf or options.gguf else None
+    if repository := push_to or options.push_to_hub:
+        merging.check_hub()
+    proof = merging.merge(recipe, Run(folder), out, stage=stage, tolerance=tolerance)
     console.print(
         f"{proof['stage']} merged into {out}: logits differ by {proof['difference']:.1e} of the largest "
         f"(allowed {proof['tolerance']:.0e}, {proof['prompts']} prompts, {proof['dtype']})"
     )
     if converter:
         console.print(f"gguf  {merging.to_gguf(out, converter)}")
-    if push_to:
-        console.print(f"hub   {merging.push(out, push_to)}")
+    if repository:
+        console.print(f"hub   {merging.push(out, repository, private=options.private)}")
 
 
 def sweep(recipe: File, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:

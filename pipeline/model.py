@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,48 @@ if TYPE_CHECKING:
     from pipeline.recipe.sections import ModelOptions
     from pipeline.run import Run
 
+_FETCH = "check the name and the network, or download it elsewhere and give the path of its folder"
+_HUB_PATIENCE_S = 5.0
+
 
 def base_of(recipe: Recipe, run: Run) -> str:
     """Where the base model lies: what the recipe names, else the run's own tiny base."""
     return recipe.model.base if recipe.model and recipe.model.base else str(run.stage("tiny") / "model")
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One of the models of a run.
+
+    Attributes:
+        model: folder or hub id of whole weights.
+        adapter: the LoRA adapter on them; None for the weights as they are.
+    """
+
+    model: str
+    adapter: Path | None = None
+
+
+def policy(recipe: Recipe, run: Run, name: str) -> Policy:
+    """The model that a recipe calls ``base``, ``sft`` or ``dpo``, whether it is there yet or not."""
+    if name == "sft" and recipe.sft and recipe.sft.lora is None:
+        return Policy(str(run.stage("sft") / "model"))
+    start = recipe.dpo.reference if name == "dpo" and recipe.dpo else "base"
+    return Policy(
+        policy(recipe, run, start).model if start != "base" else base_of(recipe, run),
+        None if name == "base" else run.stage(name) / "adapter",
+    )
+
+
+def policies(recipe: Recipe, run: Run) -> dict[str, Policy]:
+    """The models of a run in the order they came to be: ``base``, then ``sft`` and ``dpo`` as far as finished."""
+    names = ["base", *(stage for stage in ("sft", "dpo") if run.manifest(stage))]
+    return {name: policy(recipe, run, name) for name in names}
+
+
+def adapters_on(model: str, found: Mapping[str, Policy]) -> dict[str, Path | None]:
+    """The trained policies that share the weights ``model``, as `pipeline.chat.local.load_local` takes them."""
+    return {name: one.adapter for name, one in found.items() if one.model == model and name != "base"}
 
 
 def load_tokenizer(base: str, *, settings: ModelOptions | None = None) -> PreTrainedTokenizerBase:
@@ -83,7 +122,19 @@ def load_model(base: str, *, settings: ModelOptions | None = None) -> PreTrained
 
         arguments["device_map"] = {"": PartialState().local_process_index}
     with hub_errors(base):
-        return AutoModelForCausalLM.from_pretrained(base, **arguments)
+        return _trainable_after_measuring(AutoModelForCausalLM.from_pretrained(base, **arguments))
+
+
+def _trainable_after_measuring(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep 4-bit layers differentiable on processors with AVX512-BF16.
+
+    There bitsandbytes 0.50 repacks the weights at the first forward pass in eval mode, for good, into a form that has
+    no backward: a model measured before training would train on gradients that silently lack these layers.
+    """
+    for module in model.modules():
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
+    return model
 
 
 def _source(settings: ModelOptions | None) -> dict[str, Any]:
@@ -132,10 +183,38 @@ def check_base(wanted: str) -> None:
         raise UserError("model folder not found", "give the path of a folder that holds config.json", file=wanted)
 
 
+def check_hub(wanted: str) -> None:
+    """Ask once, and briefly, whether the model hub can be reached; its own client tries for minutes.
+
+    Nothing is asked for a folder, a model that was fetched before, or where HF_HUB_OFFLINE is set.
+
+    Raises:
+        UserError: a model that would have to be fetched cannot be.
+    """
+    import httpx
+    from huggingface_hub import constants, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if constants.HF_HUB_OFFLINE or Path(wanted).is_dir():
+        return
+    try:
+        if isinstance(try_to_load_from_cache(wanted, "config.json"), str):
+            return
+        httpx.head(constants.ENDPOINT, timeout=_HUB_PATIENCE_S)
+    except HFValidationError:  # no name of a model: the client says so itself
+        return
+    except httpx.HTTPError as error:
+        raise UserError(
+            f"the model {wanted} is no folder here, and the model hub cannot be reached ({type(error).__name__})",
+            _FETCH,
+        ) from error
+
+
 @contextmanager
 def hub_errors(wanted: str) -> Iterator[None]:
     """Turn the many ways in which a model can be out of reach into one line that says what to do."""
     check_base(wanted)
+    check_hub(wanted)
     path = Path(wanted)
     try:
         yield
@@ -147,7 +226,7 @@ def hub_errors(wanted: str) -> Iterator[None]:
         raise UserError(
             f"the model {wanted} is neither a folder here nor could its config.json, tokenizer and weights be fetched "
             f"from the model hub ({_first_line(error)})",
-            "check the name and the network, or download it elsewhere and set model.base to its folder",
+            _FETCH,
         ) from error
 
 

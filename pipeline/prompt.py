@@ -7,7 +7,7 @@ types can never end a turn or open another: special tokens and role markers in m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -52,7 +52,7 @@ def template(name_or_path: str) -> str:
 
 def with_system(messages: Sequence[Message], system: str | None) -> list[dict[str, str]]:
     """The conversation with ``system`` in front, unless it brings a system turn of its own."""
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+    turns = [dict(m) for m in messages]
     if system and (not turns or turns[0]["role"] != "system"):
         return [{"role": "system", "content": system}, *turns]
     return turns
@@ -63,6 +63,8 @@ def render(
 ) -> str:
     """The conversation as the text the model reads, contents made inert (see `inert`).
 
+    What a message holds beside role and content, such as a ``sentiment``, is there for templates that read it.
+
     Raises:
         UserError: the tokenizer has no chat template, or its template refuses this conversation.
     """
@@ -71,7 +73,7 @@ def render(
             f"the tokenizer of {tokenizer.name_or_path} brings no chat template",
             "name one in the recipe: model.chat_template: gonggam (or a path to a .jinja file)",
         )
-    turns = [{"role": m["role"], "content": inert(tokenizer, m["content"])} for m in messages]
+    turns = [{key: v if key == "role" else inert(tokenizer, v) for key, v in m.items()} for m in messages]
     from jinja2 import TemplateError
 
     try:
@@ -80,12 +82,28 @@ def render(
         raise UserError(f"the chat template refuses this conversation ({error})", "check the order of roles") from error
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """The token by which the chat template ends a reply: EOS, or one of its own, such as Phi-3's ``<|end|>``."""
+    reply = "네"
+    text = render(tokenizer, [{"role": "user", "content": "안녕"}, {"role": "assistant", "content": reply}])
+    after = text[text.rindex(reply) + len(reply) :].lstrip()
+    tokens = sorted({*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}, key=len, reverse=True)
+    return next((token for token in tokens if token.strip() and after.startswith(token)), None)
+
+
 def encode(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool = True
 ) -> list[int]:
     """Token ids of the rendered conversation; with ``add_generation_prompt`` the model's reply comes next."""
     text = render(tokenizer, messages, add_generation_prompt=add_generation_prompt)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[Sequence[Message]], int]:
+    """Counts the tokens of messages as the chat template renders them, or of their text where there is no template."""
+    if tokenizer.chat_template:
+        return lambda messages: len(encode(tokenizer, messages, add_generation_prompt=False))
+    return lambda messages: len(tokenizer("\n".join(m["content"] for m in messages))["input_ids"])
 
 
 def inert(tokenizer: PreTrainedTokenizerBase, text: str) -> str:

@@ -109,3 +109,34 @@ def test_gguf_is_made_by_the_converter_that_is_found(trained, tmp_path, monkeypa
     result = invoke(trained.folder, "--out", tmp_path / "merged", "--gguf")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "merged" / "merged-f16.gguf").read_bytes() == b"GGUF"
+
+
+def test_an_upload_by_recipe_takes_the_card_along_and_is_refused_before_the_work(trained, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    sent = {}
+
+    class Hub:
+        def create_repo(self, repository, **given):
+            return sent.update(repository=repository, **given) or f"https://hub/{repository}"
+
+        def upload_folder(self, *, repo_id, folder_path):
+            sent["files"] = {path.name for path in folder_path.iterdir()}
+
+    lock = trained.folder / "recipe.lock.yaml"
+    plain = lock.read_text()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    lock.write_text(plain + "merge: {push_to_hub: minji/warm, private: false}\n")
+    try:
+        refused = invoke(trained.folder, "--out", tmp_path / "merged")
+        assert "hf auth login" in str(refused.exception)
+        assert not (tmp_path / "merged").exists()
+        monkeypatch.setattr(huggingface_hub, "get_token", lambda: "hf_x")
+        monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+        result = invoke(trained.folder, "--out", tmp_path / "merged")
+    finally:
+        lock.write_text(plain)
+    assert "https://hub/minji/warm" in result.output
+    assert sent["private"] is False
+    assert {"README.md", "model.safetensors", "merge.json"} <= sent["files"]

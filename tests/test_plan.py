@@ -78,7 +78,7 @@ def test_rows_with_a_tokenizer_are_those_of_training(planner):
 
 
 def test_eeve_fits_an_a100_and_the_advice_for_a_small_gpu_fits(planner):
-    from pipeline.train.plan import gpu_named
+    from pipeline.train.plan_machine import gpu_named
 
     found = planner.stage("sft", gpu_named("a100-80gb"))
     assert found.trainable == 251_658_240, "as the recipe's comment works out"
@@ -93,7 +93,7 @@ def test_eeve_fits_an_a100_and_the_advice_for_a_small_gpu_fits(planner):
 
 def test_the_advice_is_accepted_as_overrides(place, planner):
     from pipeline.recipe import load_recipe
-    from pipeline.train.plan import gpu_named
+    from pipeline.train.plan_machine import gpu_named
 
     overrides, better = planner.advice(planner.stage("dpo", gpu_named("l4")))
     assert load_recipe(place[1], overrides).dpo is not None
@@ -103,13 +103,42 @@ def test_the_advice_is_accepted_as_overrides(place, planner):
 def test_accumulation_and_gpus_divide_the_steps(planner):
     from dataclasses import replace
 
-    from pipeline.train.plan import gpu_named
+    from pipeline.train.plan_machine import gpu_named
 
     gpu = gpu_named("h100")
     one = planner.stage("sft", gpu, replace(planner.options("sft", gpu), batch=1, accumulation=1, epochs=2))
     four = planner.stage("sft", gpu, replace(one.options, accumulation=4))
     assert one.steps == 2 * len(one.rows.lengths)
     assert four.steps == 2 * -(-len(one.rows.lengths) // 4)
+
+
+def test_rows_that_cannot_stand_side_by_side_are_planned_padded(place, planner, tmp_path):
+    from pipeline.recipe import load_recipe
+    from pipeline.train.plan import Planner
+    from pipeline.train.plan_machine import gpu_named
+
+    gpu, small = gpu_named("h100"), tmp_path / "config.json"
+    small.write_text(json.dumps({**EEVE, "num_hidden_layers": 2}))
+    planners = [
+        Planner(load_recipe(place[1], overrides), planner.prepared, config=str(small))
+        for overrides in ([], ["model.attn_implementation=eager"])
+    ]
+    for stage in ("sft", "dpo"):
+        flat, wide = (one.stage(stage, gpu) for one in planners)
+        assert flat.apart is None
+        assert "eager" in wide.apart
+        assert wide.memory["activations"] > flat.memory["activations"]
+        assert wide.flops > flat.flops
+        assert wide.steps == flat.steps
+
+
+def test_the_shipped_recipes_can_be_planned_without_the_hub():
+    from pipeline.recipe import list_recipes, load_recipe
+    from pipeline.train.plan import known_shapes
+
+    recipes = [recipe for recipe in map(load_recipe, list_recipes()) if recipe.sft and recipe.model.base]
+    assert {recipe.model.base for recipe in recipes} <= known_shapes().keys()
+    assert known_shapes()[load_recipe("eeve-10.8b").model.base].items() >= EEVE.items()
 
 
 def test_the_command_says_what_it_estimates_and_knows_its_gpus(place, tmp_path):

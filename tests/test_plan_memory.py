@@ -140,3 +140,31 @@ def test_checkpointing_keeps_one_hidden_state_a_layer():
     with_it, without = (shape.memory(Setting(rows=2, length=64, positions=1, checkpointing=on)) for on in (True, False))
     assert with_it["activations"] < without["activations"] / 2
     assert with_it["activations"] > 2 * 64 * 64 * 2 * 4
+
+
+def test_whole_weights_are_planned_as_they_are_held():
+    from pipeline.train.plan_memory import Setting, Shape
+
+    config = MODELS["llama"]()
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(config).train()
+    batch = {"input_ids": torch.arange(64)[None]}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(**batch, labels=batch["input_ids"]).loss.backward()
+    optimizer.step()
+    found = Shape(config, None).memory(Setting(rows=1, length=64, positions=64, dtype=torch.float32))
+    moments = [v for state in optimizer.state.values() for k, v in state.items() if k != "step"]
+    assert (found["weights"], found["adapters"]) == (size(model.parameters()), 0)
+    assert found["gradients"] == size(p.grad for p in model.parameters())
+    assert found["optimizer"] == size(moments)
+
+
+def test_shards_divide_what_is_held_but_not_what_a_step_makes():
+    from pipeline.train.plan_memory import Setting, Shape
+
+    shape = Shape(MODELS["llama"](), None)
+    one, four = (shape.memory(Setting(rows=2, length=64, positions=8, shards=shards)) for shards in (1, 4))
+    held = ("weights", "gradients", "optimizer")
+    assert [four[kind] for kind in held] == [one[kind] // 4 for kind in held]
+    assert (four["activations"], four["logits"]) == (one["activations"], one["logits"])
+    assert 0 < four["gathered"] < one["weights"]

@@ -33,22 +33,30 @@ def recipe(tmp_path_factory):
     return path
 
 
+def asked(recipe, *changes):
+    """What the search asks for first."""
+    from pipeline.train.sweep_search import search_of
+
+    loaded = load_recipe(recipe, [f"sweep.{change}" for change in changes])
+    return search_of(loaded.sweep, loaded.seed).ask()
+
+
 def test_candidates_are_every_combination_each_with_a_folder_of_its_own(recipe):
     from pipeline.train.sweep import candidates
 
-    found = candidates(recipe, ["sweep.grid={sft.lora.r: [2, 4], sft.learning_rate: [1e-3, 1e-4, 1e-5]}"])
+    found = candidates(recipe, [], asked(recipe, "grid={sft.lora.r: [2, 4], sft.learning_rate: [1e-3, 1e-4, 1e-5]}"))
     assert len({candidate.name for candidate in found}) == 6
     assert {c.recipe.sft.lora["r"] for c in found} == {2, 4}
     assert all(c.recipe.name == c.name for c in found)
-    some = candidates(recipe, ["sweep.grid={sft.lora.r: [2, 4, 8, 16]}", "sweep.trials=2"])
+    some = asked(recipe, "grid={sft.lora.r: [2, 4, 8, 16]}", "trials=2")
     assert len(some) == 2
 
 
-def test_errors_in_any_candidate_are_found_before_one_is_trained(recipe):
-    from pipeline.train.sweep import candidates
+def test_errors_in_any_candidate_are_found_before_one_is_trained(recipe, tmp_path):
+    from pipeline.train.sweep import sweep
 
     with pytest.raises(UserErrors) as caught:
-        candidates(recipe, ["sweep.grid={sft.lora.rank: [2], sft.learning_rate: [fast, 1e-3]}"])
+        sweep(recipe, ["sweep.grid={sft.lora.rank: [2], sft.learning_rate: [fast, 1e-3]}"], tmp_path)
     assert "sft.lora.rank" in str(caught.value)
     assert "sft.learning_rate must be a number" in str(caught.value)
 
@@ -60,6 +68,11 @@ def test_errors_in_any_candidate_are_found_before_one_is_trained(recipe):
         ("sweep.grid={sft.lora.r: []}", "no values"),
         ("sweep.criterion=perplexity", "must name a stage"),
         ("sweep.mode=best", "max or min"),
+        ("sweep.grid={sft.learning_rate: {low: 1e-5, high: 1e-3}}", "only search: optuna"),
+        (
+            "sweep={search: optuna, criterion: sft.x, grid: {sft.learning_rate: {low: 0, high: 1, log: true}}}",
+            "above 0",
+        ),
     ],
 )
 def test_a_wrong_sweep_section_is_told_by_place(recipe, override, expected):
@@ -82,7 +95,7 @@ def test_what_no_candidate_changes_is_shared(recipe):
         needed_stages(load_recipe(recipe, ["sweep.criterion=dpo.held_out.accuracy"]))
 
 
-def launch_here(file, runs, log):
+def launch_here(file, runs, log, environment):
     """An ordinary run in this process, which has paid for its imports."""
     from pipeline.execute import execute
     from pipeline.run import Run
@@ -120,11 +133,69 @@ def test_a_sweep_goes_on_after_a_crash_and_names_the_winner(recipe, tmp_path):
     assert (place / best.name / "sft" / "manifest.json").read_bytes() == manifest, "what is done is not done again"
 
 
+def launch_pretended(measure, calls):
+    """A run that trains nothing and scores what ``measure`` makes of its learning rate."""
+    from pipeline.run import Run
+
+    def launch(file, runs, log, environment):
+        loaded = load_recipe(file)
+        calls.append((loaded.name, dict(environment)))
+        run = Run(runs / loaded.name)
+        for stage in loaded.stages:
+            run.begin(stage, "x")
+            rate = loaded.sft.arguments["learning_rate"] if stage == "sft" else 0
+            run.finish(stage, "x", seconds=1.0, metrics={"history": [], "score": measure(rate)})
+        return 0, ""
+
+    return launch
+
+
+SEARCH = (
+    "{search: optuna, criterion: sft.score, mode: min, grid: {sft.learning_rate: {low: 1e-5, high: 1e-1, log: true}}"
+)
+
+
+def test_optuna_closes_in_on_the_best_and_asks_the_same_again(recipe, tmp_path):
+    from math import log10
+
+    from pipeline.train.sweep import sweep
+
+    names = []
+    for _ in range(2):
+        calls = []
+        launch = launch_pretended(lambda rate: abs(log10(rate) + 3) if rate else 0, calls)
+        given = [f"sweep={SEARCH}, trials: 16}}"]
+        found = sweep(recipe, given, tmp_path, launch=launch, answers=False)
+        names.append([name for name, _ in calls])
+    assert names[0] == names[1]
+    assert len(found) == 16
+    assert 3e-4 < found[0].values["sft.learning_rate"] < 3e-3
+    assert (tmp_path / "swept" / "sweep" / "sweep.html").is_file()
+
+
+def test_candidates_train_at_the_same_time_each_with_its_share(recipe, tmp_path):
+    from threading import Barrier
+
+    from pipeline.train.sweep import sweep
+
+    met, calls = Barrier(2), []
+
+    def measure(rate):
+        if rate:
+            met.wait(timeout=60)  # breaks, and the sweep with it, unless two candidates are here at once
+        return rate
+
+    given = ["sweep={criterion: sft.score, grid: {sft.learning_rate: [1e-4, 1e-3, 1e-2, 1e-1]}, parallel: 2}"]
+    found = sweep(recipe, given, tmp_path, launch=launch_pretended(measure, calls), answers=False)
+    assert [c.score for c in found] == [1e-1, 1e-2, 1e-3, 1e-4]
+    assert all(share for name, share in calls if name != "shared")
+
+
 def test_a_candidate_runs_in_a_process_of_its_own(tmp_path):
     from pipeline.train.sweep import launch_process
 
     (tmp_path / "bad.yaml").write_text("name: bad\nsft: {lora: {rank: 2}}\n")
-    code, line = launch_process(tmp_path / "bad.yaml", tmp_path, tmp_path / "bad.log")
+    code, line = launch_process(tmp_path / "bad.yaml", tmp_path, tmp_path / "bad.log", {})
     assert code == 2
     assert "error" in line
 

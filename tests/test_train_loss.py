@@ -104,6 +104,32 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(train
     assert int(kept.name.split("-")[1]) <= 3
 
 
+def test_a_disk_that_fills_up_at_a_checkpoint_leaves_the_one_before(trainer):
+    from safetensors import SafetensorError
+
+    from pipeline.train.loop import newest_checkpoint, train
+    from pipeline.train.sft import ReplyTrainer
+
+    class Fills(ReplyTrainer):
+        """Finds no room left when a part of the second checkpoint is written, as safetensors tells it."""
+
+        def _save_optimizer_and_scheduler(self, folder):
+            if self.state.global_step == 2:
+                raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+            super()._save_optimizer_and_scheduler(folder)
+
+    one = trainer(Fills, save_steps=1)
+    with pytest.raises(UserError, match=r"disk is full; the last complete checkpoint \(checkpoint-1\) is intact"):
+        train(one)
+    assert newest_checkpoint(one_folder(one)).name == "checkpoint-1"
+    assert train(trainer(save_steps=1))["steps"] == 4, "with room again it goes on"
+
+
+def test_a_tracker_that_is_not_installed_is_named(trainer):
+    with pytest.raises(UserError, match="pip install neptune"):
+        trainer(report_to=["tensorboard", "neptune"])
+
+
 def test_a_checkpoint_cut_off_in_the_middle_is_not_resumed_from(trainer):
     from pipeline.train.loop import newest_checkpoint, train
 

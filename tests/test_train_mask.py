@@ -5,9 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gonggam.errors import UserError
-from pipeline.prompt import encode, inert, render, with_system
+from pipeline.prompt import encode, end_of_turn, inert, render, template, with_system
 from pipeline.train.mask import IGNORE, supervise, windows
-from pipeline.train.tiny import END, build_tokenizer
+from pipeline.train.shapes import MARKUP, build_tokenizer
+
+END = MARKUP["llama"].end
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=40)
 WORDS = TEXT.map(str.strip).filter(bool)
@@ -29,21 +31,47 @@ KULLM3 = (
 )
 
 
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m['role'] + '<|end_header_id|>\n\n' "
+    "+ m['content'] | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+PHI3 = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|stop|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}"
+)
+QWEN3 = CHATML.replace(
+    "m['content']", "('<think>\n\n</think>\n\n' if loop.last and m['role'] == 'assistant' else '') + m['content']"
+)
+OWN = ("chatml", "eeve", "kogpt2", "kullm-polyglot", "kullm3")  # shipped as files
+# Templates, and the token that ends a turn where it is not the tokenizer's own EOS from the start.
+TEMPLATES = {
+    "gonggam": (None, None),
+    "chatml": (CHATML, "<|im_end|>"),
+    "eeve": (EEVE, None),
+    "kullm3": (KULLM3, None),
+    "llama3": (LLAMA3, "<|eot_id|>"),
+    "phi3": (PHI3, "<|stop|>"),
+    **{f"shipped-{name}": (template(name), "<|im_end|>" if name == "chatml" else None) for name in OWN},
+}
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return build_tokenizer(iter(["오늘은 정말 힘든 하루였어요. 어떤 일이 있었나요?", "Human: hello 안녕"]), 400, 512)
 
 
-@pytest.fixture(params=[None, CHATML, EEVE, KULLM3], ids=["gonggam", "chatml", "eeve", "kullm3"])
+@pytest.fixture(params=TEMPLATES)
 def templated(request, tokenizer):
-    """The tokenizer under each template; ChatML ends its turns with a token of its own."""
+    """The tokenizer under each template; Phi-3's ends its turns with a token that is not EOS."""
     from copy import deepcopy
 
     other = deepcopy(tokenizer)
-    if request.param:
-        other.chat_template = request.param
-    if request.param == CHATML:
-        other.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    written, end = TEMPLATES[request.param]
+    other.chat_template = written or other.chat_template
+    if end:
+        marks = {"bos_token": "<|begin|>", "additional_special_tokens": ["<|im_start|>", end]}
+        other.add_special_tokens(marks if request.param == "phi3" else {**marks, "eos_token": end})
     return other
 
 
@@ -74,7 +102,8 @@ def test_the_supervised_spans_are_the_replies_and_nothing_else(tokenizer, exchan
 def test_every_template_ends_every_reply_with_eos(templated):
     messages = with_system(talk("힘들어", "많이 지치셨군요.", "응", "무슨 일이 있었나요?"), "다정하게 답하세요.")
     row = supervise(templated, messages)
-    eos = templated.eos_token
+    eos = end_of_turn(templated)
+    assert eos == ("<|stop|>" if "<|stop|>" in templated.get_added_vocab() else templated.eos_token)
     assert spoken(templated, row) == ["많이 지치셨군요." + eos, "무슨 일이 있었나요?" + eos]
 
 
@@ -127,6 +156,15 @@ def test_a_template_that_rewrites_the_past_is_refused(tokenizer):
     other.chat_template = "{{ messages | length }}" + CHATML.replace("<|im_end|>", END)
     with pytest.raises(UserError, match="does not keep prefixes"):
         supervise(other, talk("안녕", "네", "음", "네"))
+
+
+def test_a_template_that_puts_thoughts_before_the_last_reply_is_refused(tokenizer):
+    from copy import deepcopy
+
+    other = deepcopy(tokenizer)
+    other.chat_template = QWEN3.replace("<|im_end|>", END)
+    with pytest.raises(UserError, match="model"):
+        supervise(other, talk("안녕", "네"))
 
 
 def test_a_template_without_eos_is_refused(tokenizer):

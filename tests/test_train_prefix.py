@@ -72,9 +72,13 @@ LOSSES = [
 
 @pytest.mark.parametrize("given", LOSSES, ids=lambda given: "-".join(map(str, given.values())))
 def test_loss_and_gradient_are_those_of_trl(trainer, given):
-    ours, trl = loss_of(trainer(**given), pairs()), loss_of(trainer(shared=False, **given), pairs())
+    both = [trainer(shared=shared, **given) for shared in (True, False)]
+    ours, trl = (loss_of(one, pairs()) for one in both)
     assert ours[0] == pytest.approx(trl[0], rel=1e-5)
     assert far(ours[1], trl[1]) < 1e-4
+    logged, expected = ({name: values[0] for name, values in one._metrics["train"].items()} for one in both)
+    del logged["num_tokens"], expected["num_tokens"]  # a prompt is read once here, and twice there
+    assert logged == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -137,23 +141,73 @@ def test_an_adapter_of_another_base_is_refused(trainer, tmp_path):
     from peft import get_peft_model
 
     from gonggam.errors import UserError
+    from pipeline.identity import identity, write_identity
     from pipeline.train.dpo import load_adapter
     from pipeline.train.sft import lora
 
     small = model_of("llama")
     get_peft_model(copy.deepcopy(small), lora({"r": 2, "target_modules": "all-linear"})).save_pretrained(tmp_path)
+    write_identity(tmp_path, identity(small))
     assert load_adapter(copy.deepcopy(small), tmp_path)
+    assert load_adapter(copy.deepcopy(small).to(torch.bfloat16), tmp_path), "the same base in half precision"
+    twin = transformers.LlamaForCausalLM(small.config)  # the same shape, other weights
     wide = transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**small.config.to_diff_dict(), "hidden_size": 64}))
-    for other in (wide, model_of("gpt2")):
+    for other in (twin, wide, model_of("gpt2")):
         with pytest.raises(UserError, match="another base model"):
             load_adapter(other, tmp_path)
 
 
 def test_a_policy_that_forgets_the_good_replies_is_noticed():
-    from pipeline.train.dpo import chosen_health
+    from pipeline.train.health import chosen_change, warnings
 
     rows = [{"chosen_ids": [1, 2, 3]}] * 2
-    fell = chosen_health([(-3.0, -3.0)] * 2, [(-9.0, -99.0)] * 2, rows)
-    assert fell["chosen_change"] == pytest.approx(-2)
-    assert "less likely" in fell["warning"]
-    assert "warning" not in chosen_health([(-3.0, -3.0)] * 2, [(-3.5, -9.0)] * 2, rows)
+    fell = chosen_change([(-3.0, -3.0)] * 2, [(-9.0, -99.0)] * 2, rows)
+    assert fell == pytest.approx(-2)
+    (told,) = warnings(fell, {})
+    assert "7.4 times less likely" in told
+    assert not warnings(-0.2, {"before": 20.0, "after": 25.0, "chosen": 22.0})
+    (told,) = warnings(-0.2, {"before": 20.0, "after": 45.0, "chosen": 22.0})
+    assert "from 20 to 45 tokens" in told
+
+
+def collapsing(trainer, prompts, **given):
+    """Training with a loss that is meant to pull the chosen replies down too, watched."""
+    from pipeline.train.health import Watch
+    from pipeline.train.loop import train
+
+    one = trainer(max_steps=4, logging_steps=1, save_strategy="no", learning_rate=0.5, loss_type="apo_down", beta=1.0)
+    one.model.get_output_embeddings().weight.data.mul_(50)  # a random head is too flat for anything to become unlikely
+    watch = Watch(one, pairs(), prompts=prompts, **given)
+    return watch, train(one)["history"]
+
+
+def test_a_collapse_is_told_while_it_happens_and_stops_training_if_the_recipe_says_so(trainer, caplog):
+    from gonggam.errors import UserError
+
+    watch, history = collapsing(trainer, 1, stop=False)
+    assert caplog.text.count("less likely a token") == 1
+    assert [row["step"] for row in history if "reply_tokens" in row] == [1, 2, 3]
+    told = watch.figures(-0.2)
+    assert told["reply_tokens"]["prompts"] == 1
+    assert 1 <= told["reply_tokens"]["before"] <= 128
+    with pytest.raises(UserError, match="less likely a token"):
+        collapsing(trainer, 0, stop=True)
+
+
+@pytest.mark.parametrize("given", [{"loss_type": "sigmoid"}, {"loss_type": ["ipo", "sft"], "loss_weights": [1, 1]}])
+def test_several_rejected_replies_share_prompt_and_chosen_reply(trainer, given):
+    from pipeline.train.prefix import grouped
+
+    one, other, third = pairs(3)
+    shared = {key: one[key] for key in ("prompt_ids", "chosen_ids")}
+    rows = [one, {**other, **shared}, third, {**third, **shared}]
+    ours, trl = trainer(rows=rows, **given), trainer(rows=rows, shared=False, **given)
+    batch = ours.data_collator(list(ours.train_dataset))
+    assert [len(example["pairs"]) for example in ours.train_dataset] == [3, 1]
+    assert sum(length for length, shared in batch["row"]["segments"] if not shared) == sum(
+        len(pair["prompt_ids"]) + len(pair["chosen_ids"]) for pair in (one, third)
+    )
+    order = [pair for example in grouped(rows) for pair in example["pairs"]]
+    found, wanted = loss_of(ours, order), loss_of(trl, order)
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert far(found[1], wanted[1]) < 1e-4

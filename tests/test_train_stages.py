@@ -61,7 +61,19 @@ def test_four_bit_weights_take_a_step_on_the_processor(tmp_path, sft):
     model_of("llama").save_pretrained(tmp_path / "base")
     model = load_model(str(tmp_path / "base"), settings=ModelOptions(quantization="nf4"))
     assert model.is_quantized
+    before = gradient_at_the_input(model)
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=torch.arange(2, 9)[None])
+    torch.testing.assert_close(gradient_at_the_input(model.train()), before, msg="measuring changed the gradient")
     assert train(sft(model, rows()))["steps"] == 2
+
+
+def gradient_at_the_input(model):
+    ids = torch.arange(2, 9)[None]
+    embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
+    model(inputs_embeds=embedded, labels=ids).loss.backward()
+    return embedded.grad
 
 
 def test_lora_targets_that_match_nothing_are_answered_with_those_there_are(sft):
@@ -81,8 +93,11 @@ def test_the_rows_behind_a_loss_that_is_no_number_are_named(sft):
         train(sft(model, [spoiled], logging_steps=1))
 
 
-def test_out_of_memory_says_what_to_lower(sft):
+def test_out_of_memory_says_what_to_lower_and_what_plan_predicts(sft, tokenizer, tmp_path):
+    from gonggam.files import write_jsonl
+    from pipeline.recipe import load_recipe
     from pipeline.train.loop import train
+    from pipeline.train.shortage import with_plan
 
     class Full(transformers.TrainerCallback):
         def on_step_begin(self, *_, **__):
@@ -90,9 +105,13 @@ def test_out_of_memory_says_what_to_lower(sft):
 
     one = sft(model_of("llama"), rows())
     one.add_callback(Full())
-    with pytest.raises(UserError, match="out of memory") as caught:
+    talk = [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(TALK)]
+    write_jsonl(tmp_path / "messages" / "train.jsonl", [{"id": "a", "messages": talk}])
+    about = with_plan(load_recipe("demo"), "sft", tmp_path, tokenizer=tokenizer, system=None)
+    with pytest.raises(UserError, match="out of memory") as caught, about:
         train(one)
-    assert all(word in caught.value.hint for word in ("per_device_train_batch_size", "max_length", "nf4"))
+    for word in ("per_device_train_batch_size", "max_length", "nf4", "Plan predicts 0."):
+        assert word in caught.value.hint
 
 
 def test_exploded_rows_and_whole_conversations_have_the_same_gradient(tokenizer, sft):
@@ -120,3 +139,25 @@ def test_exploded_rows_and_whole_conversations_have_the_same_gradient(tokenizer,
             one.compute_loss(one.model, inputs, num_items_in_batch=total).backward()
         found[name] = torch.cat([p.grad.flatten() for p in one.model.parameters() if p.grad is not None])
     assert float((found["exploded"] - found["whole"]).norm() / found["whole"].norm()) < 1e-5
+
+
+def test_trl_sees_prepared_conversations_and_preferences(few, tmp_path):
+    from trl.data_utils import is_conversational
+
+    from data_prep import prepare
+    from gonggam.files import read_jsonl
+
+    prepare([{**few, "rows": 20}], tmp_path, formats=["messages"])
+    assert is_conversational(next(read_jsonl(tmp_path / "messages/train.jsonl")))
+    assert is_conversational(next(read_jsonl(tmp_path / "preference/train.jsonl")))
+
+
+def test_tokens_are_counted_as_the_model_reads_them(tokenizer, tmp_path):
+    from pipeline.model import load_tokenizer
+    from pipeline.prompt import counter, encode
+
+    tokenizer.save_pretrained(tmp_path)
+    loaded, said = load_tokenizer(tmp_path), [{"role": "user", "content": "힘들어"}]
+    assert counter(loaded)(said) == len(encode(tokenizer, said, add_generation_prompt=False))
+    loaded.chat_template = None
+    assert counter(loaded)(said) == len(tokenizer("힘들어")["input_ids"])

@@ -89,12 +89,21 @@ def _cross_errors(source: Source) -> Iterator[UserError]:
     elif base and "tiny" in stages:
         hint = "remove one of the two (`tiny: null` takes back an inherited section)"
         yield _error(source, ("tiny",), "tiny builds a base model, but model.base names one", hint)
+    for name, shape in (("classify", "modernbert"), ("style", "bart")):
+        own = isinstance(data.get(name), dict) and data[name].get("base")
+        if name in stages and not (base or own or "tiny" in stages):
+            hint = f"write `model: {{base: ...}}`, or `tiny: {{architecture: {shape}}}` to build a small one"
+            yield _error(source, (name,), f"{name} has neither a base nor a tiny one", hint)
     dpo = data.get("dpo")
     if isinstance(dpo, dict) and dpo.get("reference") == "sft" and "sft" not in stages:
         hint = "add an sft section or write reference: base"
         yield _error(source, ("dpo", "reference"), "dpo.reference is sft, but there is no sft section", hint)
     goes_on = isinstance(dpo, dict) and "sft" in stages and dpo.get("reference") != "base"
-    if goes_on and dpo.get("lora") and dpo["lora"] != data["sft"].get("lora"):
+    whole = isinstance(data.get("sft"), dict) and data["sft"].get("lora", {}) is None
+    if whole and isinstance(data.get("model"), dict) and data["model"].get("quantization", "none") != "none":
+        hint = "write quantization: none, or train an adapter (lora: {r: 16})"
+        yield _error(source, ("sft", "lora"), "sft.lora is null, but quantised weights cannot be trained", hint)
+    if goes_on and not whole and dpo.get("lora") and dpo["lora"] != data["sft"].get("lora"):
         what = "dpo.lora differs from sft.lora, but DPO goes on with the SFT adapter"
         yield _error(source, ("dpo", "lora"), what, "leave dpo.lora out, or write reference: base for a new adapter")
     for name in ("sft", "dpo"):

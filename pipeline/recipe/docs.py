@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.recipe.schema import recipe_schema
-from pipeline.recipe.sections import SECTIONS, known_keys
+from pipeline.recipe.sections import KEYED, OWN_OF_DPO, SECTIONS, known_keys
+
+# Sections that hold a library's keys: those of our own.
+_MOSTLY_FOREIGN = {
+    "sft": ("lora",),
+    "dpo": (*OWN_OF_DPO, "lora"),
+    **{name: (*keys.model_fields, "lora") for name, keys in KEYED.items()},
+}
 
 
 def recipe_markdown() -> str:
@@ -20,10 +27,10 @@ def recipe_markdown() -> str:
     for name in SECTIONS:
         section = _object(schema, schema["properties"][name])
         keys = section["properties"]
-        if name in ("sft", "dpo"):
-            keys = {key: keys[key] for key in ("reference", "lora") if key in keys}
+        if name in _MOSTLY_FOREIGN:
+            keys = {key: keys[key] for key in _MOSTLY_FOREIGN[name] if key in keys}
         parts += [f"## {name}", section["description"].split("\n")[0]]
-        nested = [] if name in ("sft", "dpo") else list(_rows(schema, keys, ""))
+        nested = [] if name in _MOSTLY_FOREIGN else list(_rows(schema, keys, ""))
         flat = [(key, *_row(schema, keys[key])) for key in keys]
         parts.append(_table(("key", "type", "default", "meaning"), nested or flat))
     parts += ["## Keys that the pipeline sets itself", "A value for these would have no effect, so it is an error."]
@@ -42,7 +49,7 @@ def _known(kind: str) -> Iterator[tuple[str, ...]]:
             if isinstance(says, dict):
                 now = f"`{says['now']}`" if "now" in says else ""
                 says = "; ".join(filter(None, [now, says.get("note", "")])) or "removed"
-            yield {"training": "sft, dpo"}.get(section, section), f"`{key}`", says
+            yield {"training": "classify, style, sft, dpo"}.get(section, section), f"`{key}`", says
 
 
 def _rows(schema: dict[str, Any], properties: dict[str, Any], prefix: str) -> Iterator[tuple[str, ...]]:

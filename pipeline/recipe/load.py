@@ -13,13 +13,25 @@ from pydantic import BaseModel
 from gonggam.errors import UserError, UserErrors
 from pipeline.recipe.check import check, nearest, sort_errors
 from pipeline.recipe.find import find_recipe
-from pipeline.recipe.sections import SECTIONS, STAGES, DpoSection, ModelOptions, SftSection, TinyOptions
+from pipeline.recipe.sections import (
+    KEYED,
+    OWN_OF_DPO,
+    SECTIONS,
+    STAGES,
+    DpoSection,
+    KeyedSection,
+    MergeOptions,
+    ModelOptions,
+    SftSection,
+    TinyOptions,
+)
 from pipeline.recipe.source import COMMAND_LINE, Origin, Source, apply_override, read_source
 
 if TYPE_CHECKING:
     from data_prep.options import PrepareOptions
     from eval.options import EvalOptions
     from pipeline.chat.options import ChatOptions
+    from pipeline.serve.options import ServeOptions
     from rag.options import MemoryOptions
 
 DEFAULT_SEED = 42
@@ -47,9 +59,11 @@ class Recipe:
     memory: MemoryOptions | None = None
     chat: ChatOptions | None = None
     eval: EvalOptions | None = None
-    classify: BaseModel | None = None
+    classify: KeyedSection | None = None
+    style: KeyedSection | None = None
     sweep: BaseModel | None = None
-    serve: BaseModel | None = None
+    merge: MergeOptions | None = None
+    serve: ServeOptions | None = None
     overrides: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -62,9 +76,12 @@ class Recipe:
         value = getattr(self, name)
         if value is None:
             return {}
+        if isinstance(value, KeyedSection):
+            return value.plain()
         if isinstance(value, SftSection | DpoSection):
             plain = {"lora": value.lora, **value.arguments}
-            return {**plain, "reference": value.reference} if isinstance(value, DpoSection) else plain
+            own = OWN_OF_DPO if isinstance(value, DpoSection) else ()
+            return {**plain, **{key: getattr(value, key) for key in own}}
         return value.model_dump(mode="json")
 
     def resolved(self) -> dict[str, Any]:
@@ -164,12 +181,16 @@ def _error(origin: Origin, what: str, hint: str = "") -> UserError:
 def _typed(data: dict[str, Any], sections: dict[str, BaseModel]) -> dict[str, Any]:
     """The sections as `Recipe` holds them."""
     typed: dict[str, Any] = {"model": ModelOptions(), **sections}
+    for name in KEYED.keys() & sections.keys():
+        typed[name] = KeyedSection.of(name, json.loads(json.dumps(data[name])))
     for name in ("sft", "dpo"):
         if name in sections:
             written = json.loads(json.dumps(data[name]))
-            lora, reference = written.pop("lora", {}), written.pop("reference", None)
+            lora = written.pop("lora", {})
             if name == "sft":
                 typed[name] = SftSection(lora, written)
             else:
-                typed[name] = DpoSection(lora, written, reference or ("sft" if data.get("sft") is not None else "base"))
+                own = {key: value for key in OWN_OF_DPO if (value := written.pop(key, None)) is not None}
+                own.setdefault("reference", "sft" if data.get("sft") is not None else "base")
+                typed[name] = DpoSection(lora, written, **own)
     return typed

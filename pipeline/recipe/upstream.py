@@ -30,6 +30,7 @@ class Upstream(NamedTuple):
 
 SFT = Upstream("trl", "trainer.sft_config", "SFTConfig")
 DPO = Upstream("trl", "trainer.dpo_config", "DPOConfig")
+TRAINING = Upstream("transformers", "training_args", "TrainingArguments")
 LORA = Upstream("peft", "tuners.lora.config", "LoraConfig")
 
 

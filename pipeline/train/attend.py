@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -64,6 +64,17 @@ def positions(segments: Sequence[Segment]) -> list[int]:
     return [shared + i for length, shared in segments for i in range(length)]
 
 
+def cannot_keep_apart(config: PretrainedConfig, attention: str | None, max_length: int | None) -> str | None:
+    """What in a model's configuration is against texts side by side in one row; None for nothing."""
+    text = config.get_text_config()
+    if attention not in (None, "sdpa"):
+        return f"its attention is {attention}, not sdpa"
+    window = getattr(text, "sliding_window", None)
+    if window and getattr(text, "use_sliding_window", True) and (max_length is None or max_length > window):
+        return f"its attention window slides ({window} tokens)"
+    return None
+
+
 def use_segments(model: PreTrainedModel, max_length: int | None) -> str | None:
     """Switch ``model`` to segment attention if it gives the same logits as text by text; else say why not.
 
@@ -74,11 +85,8 @@ def use_segments(model: PreTrainedModel, max_length: int | None) -> str | None:
     """
     config = model.config.get_text_config()
     before = config._attn_implementation
-    if before not in ("sdpa", NAME):
-        return f"its attention is {before}, not sdpa"
-    window = getattr(config, "sliding_window", None)
-    if window and getattr(config, "use_sliding_window", True) and (max_length is None or max_length > window):
-        return f"its attention window slides ({window} tokens)"
+    if against := cannot_keep_apart(config, None if before == NAME else before, max_length):
+        return against
     model.set_attn_implementation(NAME)
     if _same_logits(model):
         return None

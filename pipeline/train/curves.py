@@ -19,6 +19,7 @@ GROUPS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("rewards", ("rewards/chosen", "rewards/rejected", "rewards/margins")),
     ("share of pairs preferred rightly", ("rewards/accuracies", "eval_rewards/accuracies")),
     ("log-probability of replies", ("logps/chosen", "logps/rejected")),
+    ("tokens of an answer", ("reply_tokens",)),
 )
 
 
@@ -42,7 +43,8 @@ def figure(title: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]
         [go.Scatter(x=list(x), y=list(y), mode="lines+markers", name=name) for name, (x, y) in lines.items()]
     )
     plot.update_traces(marker_size=4)
-    plot.update_layout(title=title, xaxis_title="step", yaxis_title=title, height=340, showlegend=len(lines) > 1)
+    below = {"orientation": "h", "y": -0.32, "yanchor": "top"}  # above, many names would run into the title
+    plot.update_layout(title=title, xaxis_title="step", height=340, showlegend=len(lines) > 1, legend=below)
     return plot
 
 

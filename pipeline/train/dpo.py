@@ -8,7 +8,6 @@ second model is held. The first margin between policy and reference must therefo
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig
 
 from gonggam.errors import UserError
+from pipeline.identity import check_identity, identity
 from pipeline.train.attend import use_segments
-from pipeline.train.data import dpo_rows
+from pipeline.train.data import dpo_rows, sft_rows
+from pipeline.train.health import Watch, chosen_change
 from pipeline.train.loop import arguments, forget_checkpoints, train
-from pipeline.train.prefix import PairTrainer
+from pipeline.train.mask import Row
+from pipeline.train.measure import percentile_per_token, reply_logprobs
+from pipeline.train.prefix import PairTrainer, grouped
 from pipeline.train.reference import reference_logprobs
-from pipeline.train.sft import lora, lora_targets, save_adapter
+from pipeline.train.sft import lora, lora_targets, save_policy
 
 Progress = Callable[[int, int], None]
 _MARGIN_TOLERANCE = 1e-4
-_COLLAPSE = math.log(2)  # nats a token: the chosen replies have become half as likely, token by token
 
 
 def run_dpo(
@@ -52,15 +54,16 @@ def run_dpo(
 
     Returns:
         metrics: pairs, how batches are made, tokens read (all epochs), steps, history, the first margin,
-        and on the held-out pairs reward accuracy, margin and what `chosen_health` tells.
+        ``reply_logprob_p01`` as `run_sft` gives it, and on the held-out pairs reward accuracy, margin, the change of
+        the chosen replies (nats a token), the length of answers, and warnings (see `pipeline.train.health`).
         Reference log-probabilities are kept in ``cache`` beside ``folder``.
 
     Raises:
-        UserError: no preference pairs; the first margin is not 0; and what `pair_trainer` and
-            `pipeline.train.loop.train` raise.
+        UserError: no preference pairs; the first margin is not 0; the chosen replies collapse and the recipe wants to
+            stop then; and what `pair_trainer` and `pipeline.train.loop.train` raise.
     """
     given = arguments(section.arguments, folder, seed)
-    max_length = DPOConfig(**given).max_length
+    max_length, base = DPOConfig(**given).max_length, identity(model)
     rows = dpo_rows(tokenizer, prepared, "train", system=system, max_length=max_length)
     held_out = dpo_rows(tokenizer, prepared, "test", system=system, max_length=max_length)
     if not rows or not held_out:
@@ -69,23 +72,25 @@ def run_dpo(
     first = _first_margin(trainer, rows[: trainer.args.per_device_train_batch_size])
     cache = folder.parent / "cache"
     if given.get("precompute_ref_log_probs", True):
-        trainer.attach_reference(reference_logprobs(trainer, rows, cache))
+        trainer.attach_reference(reference_logprobs(trainer, trainer.training_pairs(), cache))
     reference = reference_logprobs(trainer, held_out, cache)
+    watch = Watch(trainer, held_out, prompts=section.length_prompts, stop=section.stop_on_collapse)
     result = train(trainer, progress)
     policy = trainer.logprobs(held_out)
-    save_adapter(trainer, tokenizer, folder)
+    human = reply_logprobs(trainer.model, _whole_replies(tokenizer, prepared, system, max_length))
+    save_policy(trainer, tokenizer, folder, base)
     forget_checkpoints(trainer, section.arguments)
-    tokens = sum((1 if trainer.shared else 2) * len(r["prompt_ids"]) + _spoken(r) for r in rows)
     return {
         "pairs": len(rows),
         "batches": way,
-        "tokens": int(tokens * result["epochs"]),
+        "tokens": int(_read(trainer) * result["epochs"]),
         "first_margin": first,
         "held_out": {
             "pairs": len(held_out),
             **preference(reference, policy, beta=trainer.beta),
-            **chosen_health(reference, policy, held_out),
+            **watch.figures(chosen_change(reference, policy, held_out)),
         },
+        **({"reply_logprob_p01": percentile_per_token(human, 0.01)} if human else {}),
         **result,
     }
 
@@ -116,11 +121,14 @@ def pair_trainer(
             shared=against is None,
             model=policy,
             args=config,
-            train_dataset=Dataset.from_list([{**row, "names": [row["id"]]} for row in rows]),
+            train_dataset=Dataset.from_list(grouped(rows) if against is None else grouped(rows, alone=True)),
             processing_class=tokenizer,
             peft_config=None if adapter else peft,
         )
-    return trainer, f"TRL's: {against}" if against else "prompts computed once"
+    if against:
+        return trainer, f"TRL's: {against}"
+    most = max(len(example["pairs"]) for example in trainer.train_dataset)
+    return trainer, "prompts computed once" + (f", with up to {most} rejected replies" if most > 1 else "")
 
 
 def _against_sharing(model: PreTrainedModel, config: DPOConfig) -> str | None:
@@ -137,8 +145,9 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     """The model with the LoRA adapter of ``folder``, to be trained on.
 
     Raises:
-        UserError: the adapter was made for a model of another shape.
+        UserError: the adapter was made for another base model.
     """
+    check_identity(model, folder)
     config = PeftConfig.from_pretrained(str(folder))
     made_for = f"the adapter was made for another base model ({config.base_model_name_or_path})"
     hint = "name the base that it was trained on, or train sft on this one"
@@ -155,8 +164,21 @@ def load_adapter(model: PreTrainedModel, folder: Path) -> PeftModel:
     return policy
 
 
-def _spoken(row: Mapping[str, Any]) -> int:
-    return len(row["chosen_ids"]) + len(row["rejected_ids"])
+def _whole_replies(
+    tokenizer: PreTrainedTokenizerBase, prepared: Path, system: str | None, max_length: int | None
+) -> list[Row]:
+    """The validation conversations that fit, to measure on; those that do not are no reason to stop DPO."""
+    rows = sft_rows(tokenizer, prepared, "validation", system=system, max_length=None)
+    return [row for row in rows if max_length is None or len(row.input_ids) <= max_length]
+
+
+def _read(trainer: PairTrainer) -> int:
+    """Tokens of an epoch: every prompt and chosen reply once and all rejected ones; TRL's way reads prompts twice."""
+    total = 0
+    for first, *more in trainer.train_dataset["pairs"]:
+        total += (1 if trainer.shared else 2) * len(first["prompt_ids"]) + len(first["chosen_ids"])
+        total += sum(len(pair["rejected_ids"]) for pair in (first, *more))
+    return total
 
 
 def _first_margin(trainer: PairTrainer, rows: Sequence[dict]) -> float:
@@ -168,27 +190,6 @@ def _first_margin(trainer: PairTrainer, rows: Sequence[dict]) -> float:
             "check that the adapter belongs to this base model and recipe",
         )
     return margin
-
-
-def chosen_health(
-    reference: Sequence[tuple[float, float]], policy: Sequence[tuple[float, float]], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Whether DPO pushed the good replies down with the bad ones, which margins and accuracy do not show.
-
-    Returns:
-        ``chosen_change`` (nats a token), and ``warning`` where it fell below -ln 2 (Pal et al. 2024,
-        https://arxiv.org/abs/2402.13228).
-    """
-    tokens = sum(len(row["chosen_ids"]) for row in rows)
-    change = sum(after - before for (before, _), (after, _) in zip(reference, policy, strict=True)) / tokens
-    if change > -_COLLAPSE:
-        return {"chosen_change": change}
-    warning = (
-        f"the chosen replies became {math.exp(-change):.1f} times less likely a token: "
-        "lower dpo.learning_rate or raise dpo.beta, or add the sft loss (loss_type: [sigmoid, sft])"
-    )
-    logging.getLogger(__name__).warning(warning)
-    return {"chosen_change": change, "warning": warning}
 
 
 def preference(

@@ -6,8 +6,8 @@ leaves the one before it to resume from.
 
 from __future__ import annotations
 
+import gc
 import math
-import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -17,11 +17,14 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
 from gonggam.errors import UserError
 from gonggam.files import write_json
+from pipeline.train.shortage import out_of_memory
+from pipeline.train.trackers import checked, tensorboard
 
 Progress = Callable[[int, int], None]
 
@@ -31,7 +34,7 @@ class Interrupted(SystemExit):
 
 
 class Named(Trainer):
-    """A trainer whose data has a column ``names``, and which knows the rows that each recent loss came from."""
+    """A trainer that knows the rows each recent loss came from: its data has a column ``names``, for DPO ``pairs``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -40,7 +43,7 @@ class Named(Trainer):
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = [*{*(self._signature_columns or ()), "names"}]
+        self._signature_columns = [*{*(self._signature_columns or ()), "names", "pairs"}]
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
         """One forward and backward pass."""
@@ -64,12 +67,16 @@ def arguments(given: Mapping[str, Any], folder: Path, seed: int) -> dict[str, An
     """Keyword arguments for SFTConfig or DPOConfig: the recipe's own, over defaults that fit this machine.
 
     TRL's configurations ask for bf16 and gradient checkpointing, with which a machine without a GPU cannot even start.
+
+    Raises:
+        UserError: ``report_to`` names a tracker that is not installed.
     """
     settings: dict[str, Any] = {
         "output_dir": str(folder / "checkpoints"),
         "seed": seed,
         "disable_tqdm": True,
-        "report_to": "none",
+        "report_to": "tensorboard",
+        "run_name": f"{folder.parent.name}-{folder.name}",
         "logging_steps": 10,
         "logging_nan_inf_filter": False,
         "save_strategy": "steps",
@@ -80,7 +87,8 @@ def arguments(given: Mapping[str, Any], folder: Path, seed: int) -> dict[str, An
         settings |= {"use_cpu": True, "bf16": False, "gradient_checkpointing": False, "dataloader_pin_memory": False}
     elif not torch.cuda.is_bf16_supported():
         settings |= {"bf16": False, "fp16": True}
-    return {**settings, **given}
+    settings |= given
+    return {**settings, "report_to": checked(settings["report_to"])}
 
 
 def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
@@ -101,7 +109,8 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     trainer.remove_callback(PrinterCallback)
     for callback in (_ReportProgress(progress), stop, _StayFinite(trainer), _MarkComplete()):
         trainer.add_callback(callback)
-    with stop.listening(), _disk_full(folder), _out_of_memory(trainer):
+    told = tensorboard(trainer, folder.parent / "tensorboard", step=_step(checkpoint))
+    with stop.listening(), disk_full(folder), out_of_memory(trainer), told, _old_objects_at_rest():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received:
         raise Interrupted(128 + stop.received)
@@ -112,7 +121,11 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest checkpoint under ``folder`` that was written to its end."""
     complete = [path.parent for path in folder.glob("checkpoint-*/complete")]
-    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
+    return max(complete, key=_step, default=None)
+
+
+def _step(checkpoint: Path | None) -> int:
+    return int(checkpoint.name.split("-")[1]) if checkpoint else 0
 
 
 def _drop_broken_checkpoints(folder: Path) -> None:
@@ -222,36 +235,27 @@ class _GracefulStop(TrainerCallback):
 
 
 @contextmanager
-def _disk_full(folder: Path) -> Iterator[None]:
-    """Writers of tensors report a full disk each in their own way; what they share is that no room is left."""
+def _old_objects_at_rest() -> Iterator[None]:
+    """Spare garbage collections, one of which the trainer forces, the million objects of imported libraries."""
+    gc.freeze()
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        if "No space left" in str(error) or shutil.disk_usage(folder).free < 1 << 20:
-            raise UserError(
-                "the disk is full; the last complete checkpoint is intact",
-                "free some space and run the same command again",
-                file=folder,
-            ) from error
-        raise
+    finally:
+        gc.unfreeze()
 
 
 @contextmanager
-def _out_of_memory(trainer: Trainer) -> Iterator[None]:
+def disk_full(folder: Path) -> Iterator[None]:
+    """Writers of tensors report a full disk each in their own way; what they share is that no room is left."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not re.search("out of memory|allocate memory", str(error)):
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if "No space left" not in str(error) and shutil.disk_usage(folder).free >= 1 << 20:
             raise
-        batch = trainer.args.per_device_train_batch_size
-        lower = [f"per_device_train_batch_size (now {batch}; raise gradient_accumulation_steps in turn)"] * (batch > 1)
-        lower += [f"max_length (now {getattr(trainer.args, 'max_length', None)})"]
-        more = [] if trainer.args.gradient_checkpointing else ["gradient_checkpointing: true"]
-        more += [] if getattr(trainer.model, "is_quantized", False) else ["model.quantization: nf4"]
-        raise UserError(
-            f"out of memory by step {trainer.state.global_step}",
-            "; ".join([f"lower {' or '.join(lower)}", *(f"set {key}" for key in more)]),
-        ) from error
+        kept = newest_checkpoint(folder)
+        intact = f"the last complete checkpoint ({kept.name}) is intact" if kept else "no checkpoint was complete yet"
+        hint = "free some space and run the same command again"
+        raise UserError(f"the disk is full; {intact}", hint, file=folder) from error
 
 
 def forget_checkpoints(trainer: Trainer, given: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which tokens the loss is on: every reply with its end-of-sequence token, and nothing else, proven row by row.
+"""Which tokens the loss is on: every reply with the token that ends it, and nothing else, proven row by row.
 
 The labels come from our own rendering of the model's chat template, not from a template's generation markers, which
 most Korean models lack. For each reply three things are checked, and a row that fails one stops the run:
@@ -10,12 +10,12 @@ most Korean models lack. For each reply three things are checked, and a row that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gonggam.errors import UserError
-from pipeline.prompt import Message, encode, inert, render
+from pipeline.prompt import Message, encode, end_of_turn, inert, render
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -130,14 +130,19 @@ def _span(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str, reply: str
             "(what stands before a reply changes when the reply follows), so no exact mask can be made",
             "set model.chat_template to one that keeps them",
         )
-    eos = tokenizer.eos_token
-    end = text.find(eos, len(prefix)) if eos else -1
-    if end < 0 or text[len(prefix) : end].strip() != reply:
-        raise UserError(
-            f"{name}: the chat template does not end a reply with the end-of-sequence token {eos!r}",
-            "set model.chat_template to one that does, else the model never learns to stop",
-        )
-    return len(prefix), end + len(eos)
+    for stop in _ends(tokenizer):
+        end = text.find(stop, len(prefix)) if stop else -1
+        if end >= 0 and text[len(prefix) : end].strip() == reply:
+            return len(prefix), end + len(stop)
+    raise UserError(
+        f"{name}: the chat template does not end a reply with the end-of-sequence token {tokenizer.eos_token!r}",
+        "set model.chat_template to one that does, else the model never learns to stop",
+    )
+
+
+def _ends(tokenizer: PreTrainedTokenizerBase) -> Iterator[str | None]:
+    yield tokenizer.eos_token
+    yield end_of_turn(tokenizer)  # asked of the template only where it is not EOS
 
 
 def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], expected: str, name: str) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,14 @@ import yaml
 
 from gonggam.errors import UserError
 from gonggam.files import publishing, write_json, write_text
-from pipeline.model import base_of, load_model, load_tokenizer
+from pipeline.identity import check_identity
+from pipeline.model import load_model, load_tokenizer, policies
 from pipeline.prompt import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from pipeline.model import Policy
     from pipeline.recipe import Recipe
     from pipeline.run import Run
 
@@ -43,12 +45,13 @@ def merge(
     Raises:
         UserError: no such adapter; ``out`` holds other files; the logits differ by more than ``tolerance``.
     """
-    chosen = _stage(run, stage)
+    found = policies(recipe, run)
+    chosen = _stage(found, stage, run)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError("this place is taken", "name a new folder with --out", file=out)
     from peft import PeftModel
 
-    base = base_of(recipe, run)
+    base = found[chosen].model
     settings = recipe.model.model_copy(update={"quantization": "none"})
     tokenizer = load_tokenizer(base, settings=settings)
     texts = Path(__file__).with_name("merge_prompts.txt").read_text("utf-8").splitlines()
@@ -56,10 +59,12 @@ def merge(
     whole = load_model(base, settings=settings)
     dtype = whole.dtype
     allowed = TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16]) if tolerance is None else tolerance
-    model = PeftModel.from_pretrained(whole, run.stage(chosen) / "adapter")
+    if adapter := found[chosen].adapter:
+        check_identity(whole, adapter)
+    model = PeftModel.from_pretrained(whole, adapter) if adapter else whole
     wanted = _logits(model, prompts)
     with publishing(out) as aside:
-        model.merge_and_unload().save_pretrained(aside)
+        (model.merge_and_unload() if adapter else model).save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         del model, whole
         difference = _difference(wanted, _logits(load_model(str(aside), settings=_plain(settings, dtype)), prompts))
@@ -92,6 +97,7 @@ def model_card(recipe: Recipe, run: Run, proof: dict[str, Any]) -> str:
         name=recipe.name,
         base=recipe.model.base or "a tiny base made for demonstration",
         stage=proof["stage"],
+        whole=recipe.sft is not None and recipe.sft.lora is None,
         quantization=recipe.model.quantization,
         sources=recipe.section("prepare").get("sources", []),
         data=_data(run),
@@ -133,8 +139,26 @@ def to_gguf(folder: Path, converter: Path, *, outtype: str = "f16") -> Path:
     return file
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload a merged folder to the model hub as a private repository; returns its address.
+def check_hub() -> None:
+    """Refuse an upload that cannot succeed, before the work is done.
+
+    Raises:
+        UserError: there is no token for the hub, or the environment forbids the network.
+    """
+    from huggingface_hub import get_token
+    from huggingface_hub.constants import is_offline_mode
+
+    if is_offline_mode():
+        raise UserError("nothing can be uploaded while HF_HUB_OFFLINE is set", "unset it, or leave push_to_hub out")
+    if get_token() is None:
+        raise UserError("no token for the model hub", "log in first: hf auth login, or set HF_TOKEN")
+
+
+def push(folder: Path, repository: str, *, private: bool = True) -> str:
+    """Upload a merged folder with its model card to the model hub; returns the address of the repository.
+
+    Args:
+        private: for a repository that is made now; one that is there stays as it is.
 
     Raises:
         UserError: the hub refuses or cannot be reached.
@@ -144,16 +168,17 @@ def push(folder: Path, repository: str) -> str:
 
     api = HfApi()
     try:
-        address = api.create_repo(repository, private=True, exist_ok=True)
+        address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"the hub did not take {repository} ({reason})", "log in first: hf auth login") from error
+        what = f"the hub did not take {repository} ({reason})"
+        raise UserError(what, "check its name and your rights to it") from error
     return str(address)
 
 
-def _stage(run: Run, wanted: str | None) -> str:
-    there = [name for name in ("sft", "dpo") if (run.stage(name) / "adapter").is_dir() and run.manifest(name)]
+def _stage(found: Mapping[str, Policy], wanted: str | None, run: Run) -> str:
+    there = [name for name in found if name != "base"]
     if not there:
         raise UserError("no finished adapter in this run", "train one first: gonggam run RECIPE", file=run.folder)
     if wanted and wanted not in there:
@@ -194,6 +219,7 @@ def _metrics(run: Run) -> dict[str, str]:
         found["validation perplexity before and after SFT"] = f"{value['before']:.2f}, {value['after']:.2f}"
     if (manifest := run.manifest("dpo")) and (value := manifest["metrics"].get("held_out")):
         found["held-out preference pairs ranked rightly"] = f"{value['accuracy']:.1%} of {value['pairs']}"
+        found |= {f"warning {number}": text for number, text in enumerate(value.get("warnings", ()), 1)}
     if manifest := run.manifest("eval"):
         for name, value in manifest["metrics"].get("perplexity", {}).items():
             found[f"test perplexity, {name}"] = f"{value:.2f}"

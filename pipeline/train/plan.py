@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
+from transformers import AutoConfig, LlamaConfig
 
 from gonggam.errors import UserError
 from pipeline.recipe import Recipe, upstream
-from pipeline.train.plan_data import Batches, Rows, dpo_lengths, packed, padded, sft_lengths
+from pipeline.train.attend import cannot_keep_apart
+from pipeline.train.plan_data import Batches, Rows, dpo_lengths, loose, packed, padded, sft_lengths, twice
+from pipeline.train.plan_machine import Gpu, known
 from pipeline.train.plan_memory import Setting, Shape, config_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-GIB = 2**30
 _KEYS = {
     "checkpointing": "{}.activation_checkpointing",
     "batch": "{}.per_device_train_batch_size",
@@ -30,23 +31,6 @@ _KEYS = {
     "quantization": "model.quantization",
     "max_length": "{}.max_length",
 }
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """A machine: memory in GiB, dense half-precision rate in teraflop/s, and whether it has bfloat16."""
-
-    name: str
-    memory: float
-    tflops: float
-    bf16: bool = True
-
-    @property
-    def usable(self) -> float:
-        """Bytes left for training, after driver and fragmentation."""
-        known = _known()
-        taken = 0.0 if self.name == "cpu" else known["context"]
-        return (self.memory - taken) * (1 - known["fragmentation"]) * GIB
 
 
 @dataclass(frozen=True)
@@ -63,6 +47,7 @@ class Options:
     optim: str
     quantization: str
     dtype: torch.dtype
+    mixed: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -70,9 +55,11 @@ class StagePlan:
     """What a stage will cost.
 
     Attributes:
-        rows: the data; loose, dense: an epoch without and with packing.
+        rows: the data.
+        drawn: an epoch as the trainer reads it; padded, dense: as padded batches and packed ones would be.
+        apart: why rows cannot stand side by side and are padded; None if they can.
         steps: optimiser steps in all; epochs: passes over the data.
-        parameters, trainable: of the frozen model, of the adapter.
+        parameters, trainable: of the model, and those that are trained.
         memory: bytes at the peak of a step, by kind.
         flops: floating-point operations in all, on all GPUs.
         seconds: of training alone, at the assumed share of the GPU's rate.
@@ -81,8 +68,10 @@ class StagePlan:
     name: str
     options: Options
     rows: Rows
-    loose: Batches
+    drawn: Batches
+    padded: Batches
     dense: Batches
+    apart: str | None
     steps: int
     epochs: float
     parameters: int
@@ -109,7 +98,8 @@ class Planner:
     Args:
         recipe: the checked recipe.
         prepared: its prepared data.
-        gpus: how many there are, each with a whole model (DDP).
+        gpus: how many there are.
+        sharded: weights, gradients and optimiser are split over them (FSDP2, ZeRO-3); else each has them all (DDP).
         config: path of a ``config.json`` to take in place of the base model's.
         tokenizer: the base model's; None estimates from characters.
         system: the system prompt of training.
@@ -121,13 +111,14 @@ class Planner:
         prepared: Path,
         *,
         gpus: int = 1,
+        sharded: bool = False,
         config: str | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         system: str | None = None,
     ) -> None:
-        self.recipe, self.prepared, self.gpus = recipe, prepared, gpus
+        self.recipe, self.prepared, self.gpus, self.sharded = recipe, prepared, gpus, sharded
         self.tokenizer, self.system = tokenizer, system
-        self.config = _config(recipe, config)
+        self.config, self.shipped = _config(recipe, config)
         self._rows: dict[tuple[str, int | None], Rows] = {}
         self._shapes: dict[str, Shape] = {}
 
@@ -139,32 +130,39 @@ class Planner:
         """
         chosen = options or self.options(name, gpu)
         rows, shape = self._data(name, chosen.max_length), self._shape(name)
-        loose = padded(rows.lengths, chosen.batch, self.recipe.seed)
+        attention = self.recipe.model.attn_implementation
+        flash = name == "sft" and "flash" in (attention or "")
+        apart = None if flash else cannot_keep_apart(self.config, attention, chosen.max_length)
+        pair = 2 if name == "dpo" else 1
+        wide = padded(twice(rows) if pair == 2 else rows.lengths, chosen.batch * pair, self.recipe.seed)
         dense = packed(rows.lengths, chosen.max_length or max(rows.lengths))
-        drawn = dense if chosen.packing else loose
-        per_epoch = math.ceil(math.ceil(drawn.count / (chosen.batch * self.gpus)) / chosen.accumulation)
+        drawn = wide if apart else dense if chosen.packing else loose(rows.lengths)
+        examples = dense.count if drawn is dense else len(rows.lengths)
+        per_epoch = math.ceil(math.ceil(examples / (chosen.batch * self.gpus)) / chosen.accumulation)
         steps = chosen.max_steps if chosen.max_steps > 0 else math.ceil(per_epoch * chosen.epochs)
         epochs = steps / per_epoch
         passes = int(name == "dpo")
         flops = epochs * shape.flops(
-            rows.tokens,
-            sum(length**2 for length in rows.lengths),
+            drawn.slots if apart else rows.tokens,
+            drawn.squares,
             sum(rows.supervised),
             checkpointing=chosen.checkpointing,
             passes=passes,
         )
-        share = _known()["share_of_peak"][chosen.quantization] if gpu.name != "cpu" else 1.0
+        share = known()["share_of_peak"][chosen.quantization] if gpu.name != "cpu" else 1.0
         return StagePlan(
             name=name,
             options=chosen,
             rows=rows,
-            loose=loose,
+            drawn=drawn,
+            padded=wide,
             dense=dense,
+            apart=apart,
             steps=steps,
             epochs=epochs,
             parameters=shape.parameters,
             trainable=shape.trainable,
-            memory=shape.memory(_setting(name, chosen, rows, drawn)),
+            memory=shape.memory(self._setting(name, chosen, rows, drawn, padded=bool(apart))),
             flops=flops,
             seconds=flops / (gpu.tflops * 1e12 * share * self.gpus),
             gpu=gpu,
@@ -203,7 +201,8 @@ class Planner:
         on_gpu = gpu.name != "cpu"
         again = [given.get(key) for key in ("activation_checkpointing", "gradient_checkpointing")]
         half = torch.bfloat16 if gpu.bf16 else torch.float16
-        auto = half if on_gpu else torch.float32
+        whole = name == "sft" and self.recipe.sft.lora is None
+        auto = half if on_gpu and not whole else torch.float32
         return Options(
             batch=values["per_device_train_batch_size"],
             accumulation=values["gradient_accumulation_steps"],
@@ -215,6 +214,33 @@ class Planner:
             optim=values["optim"] or "adamw_torch_fused",
             quantization=settings.quantization,
             dtype=auto if settings.dtype == "auto" else getattr(torch, settings.dtype),
+            mixed=half if on_gpu else None,
+        )
+
+    def _setting(self, name: str, options: Options, rows: Rows, drawn: Batches, *, padded: bool) -> Setting:
+        """The largest batch of an epoch: its rows side by side in one, or padded to the longest."""
+        count = min(options.batch, len(rows.lengths))
+        supervised = sum(sorted(rows.supervised)[-count:])
+        length = sum(sorted(rows.lengths)[-count:])
+        if padded:
+            count, length = count * (1 if name == "sft" else 2), drawn.longest
+            # The head works at every position that is supervised in some row of the batch; a pair's replies lie apart.
+            supervised = count * max(rows.supervised) if name == "sft" else supervised
+        elif options.packing:
+            length = min(options.batch, drawn.count) * drawn.longest
+            supervised = math.ceil(length * rows.share)
+        return Setting(
+            rows=count if padded else 1,
+            length=length,
+            positions=supervised,
+            masked=padded,
+            dtype=options.dtype,
+            mixed=options.mixed,
+            quantization=options.quantization,
+            optim=options.optim,
+            checkpointing=options.checkpointing,
+            adapters=2 if self._goes_on(name) else 1,
+            shards=self.gpus if self.sharded else 1,
         )
 
     def _data(self, name: str, max_length: int | None) -> Rows:
@@ -227,44 +253,17 @@ class Planner:
     def _shape(self, name: str) -> Shape:
         if name not in self._shapes:
             section = getattr(self.recipe, name)
-            goes_on = name == "dpo" and section.reference == "sft"
-            lora = self.recipe.sft.lora if goes_on else section.lora
+            lora = self.recipe.sft.lora if self._goes_on(name) else section.lora
             try:
                 self._shapes[name] = Shape(self.config, lora, self.recipe.model.attn_implementation)
             except ValueError as error:
                 raise UserError(f"{name}.lora does not fit this model ({error})", file=self.recipe.file) from error
         return self._shapes[name]
 
-
-def gpu_named(name: str) -> Gpu:
-    """A machine by name; ``cpu`` is this one, its rate measured by a matrix product.
-
-    Raises:
-        UserError: nothing is known of it.
-    """
-    if name == "cpu":
-        return Gpu("cpu", _own_memory() / GIB, _own_rate(), bf16=False)
-    known = _known()["gpus"]
-    if name not in known:
-        raise UserError(f"unknown GPU {name!r}", f"name one of: {', '.join(known)}, cpu")
-    return Gpu(name, **known[name])
-
-
-def _setting(name: str, options: Options, rows: Rows, drawn: Batches) -> Setting:
-    """The largest batch of an epoch: its rows side by side in one, without padding."""
-    count = min(options.batch, drawn.count)
-    length = count * drawn.longest if options.packing else sum(sorted(rows.lengths)[-count:])
-    positions = math.ceil(length * rows.share) if options.packing else sum(sorted(rows.supervised)[-count:])
-    return Setting(
-        rows=1,
-        length=length,
-        positions=positions,
-        dtype=options.dtype,
-        quantization=options.quantization,
-        optim=options.optim,
-        checkpointing=options.checkpointing,
-        adapters=2 if name == "dpo" else 1,
-    )
+    def _goes_on(self, name: str) -> bool:
+        """Whether a stage trains the adapter of the one before it."""
+        recipe = self.recipe
+        return name == "dpo" and recipe.dpo.reference == "sft" and recipe.sft.lora is not None
 
 
 def _savings(plan: StagePlan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -278,7 +277,7 @@ def _savings(plan: StagePlan) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "batch", {"batch": batch, "accumulation": accumulation}
     if "8bit" not in options.optim:
         yield "optim", {"optim": "paged_adamw_8bit"}
-    if options.quantization == "none":
+    if options.quantization == "none" and plan.trainable < plan.parameters:
         yield "quantization", {"quantization": "nf4"}
     length = options.max_length or max(plan.rows.lengths)
     while length > 256:
@@ -286,34 +285,22 @@ def _savings(plan: StagePlan) -> Iterator[tuple[str, dict[str, Any]]]:
         yield "length", {"max_length": length}
 
 
-def _config(recipe: Recipe, config: str | None) -> PretrainedConfig:
-    if config or recipe.model.base:
-        settings = recipe.model
-        options = {} if config else {"revision": settings.revision or "main"}
-        return config_of(config or settings.base, trust_remote_code=settings.trust_remote_code, **options)
-    from transformers import LlamaConfig
-
-    shape = recipe.tiny.model_dump(include=set(recipe.tiny.model_fields) & set(LlamaConfig().to_dict()))
-    return LlamaConfig(**shape)
+def _config(recipe: Recipe, config: str | None) -> tuple[PretrainedConfig, bool]:
+    """The shape of the base model, and whether it is the one that stands in shapes.yaml."""
+    settings = recipe.model
+    if not (config or settings.base):
+        shape = recipe.tiny.model_dump(include=set(recipe.tiny.model_fields) & set(LlamaConfig().to_dict()))
+        return LlamaConfig(**shape), False
+    options = {} if config else {"revision": settings.revision or "main"}
+    try:
+        return config_of(config or settings.base, trust_remote_code=settings.trust_remote_code, **options), False
+    except UserError:
+        if config or settings.base not in known_shapes():
+            raise
+        return AutoConfig.for_model(**known_shapes()[settings.base]), True
 
 
 @cache
-def _known() -> dict[str, Any]:
-    return yaml.safe_load(Path(__file__).with_name("gpus.yaml").read_text("utf-8"))
-
-
-def _own_memory() -> int:
-    import os
-
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _own_rate() -> float:
-    """Teraflop/s of fp32 matrix products on this processor."""
-    a = torch.rand(512, 512)
-    rates: Sequence[float] = []
-    for _ in range(5):
-        began = time.perf_counter()
-        a @ a
-        rates = [*rates, 2 * 512**3 / (time.perf_counter() - began) / 1e12]
-    return max(rates)
+def known_shapes() -> dict[str, dict[str, Any]]:
+    """shapes.yaml: what the configurations of the shipped recipes' base models say, by hub id."""
+    return yaml.safe_load(Path(__file__).with_name("shapes.yaml").read_text("utf-8"))

@@ -57,12 +57,14 @@ class Batches:
         slots: places for tokens, padding and gaps included.
         tokens: what fills them.
         longest: length of a row of the largest batch.
+        squares: sum over rows of the square of their length, padding included.
     """
 
     count: int
     slots: int
     tokens: int
     longest: int
+    squares: int
 
     @property
     def waste(self) -> float:
@@ -157,12 +159,23 @@ def _estimate(message: dict[str, Any]) -> int:
     return len(message["content"]) + _MARKERS
 
 
+def twice(rows: Rows) -> list[int]:
+    """Lengths of the rows that TRL makes of each pair, the prompt with either reply, these taken for equally long."""
+    return [length - said // 2 for length, said in zip(rows.lengths, rows.supervised, strict=True) for _ in range(2)]
+
+
+def loose(lengths: Sequence[int]) -> Batches:
+    """Rows side by side, without padding."""
+    return Batches(len(lengths), sum(lengths), sum(lengths), max(lengths), sum(n**2 for n in lengths))
+
+
 def padded(lengths: Sequence[int], batch: int, seed: int) -> Batches:
     """Rows in random order, each batch as long as its longest row."""
     order = list(lengths)
     random.Random(seed).shuffle(order)
-    slots = sum(max(order[i : i + batch]) * len(order[i : i + batch]) for i in range(0, len(order), batch))
-    return Batches(len(order), slots, sum(order), max(order))
+    shapes = [(len(some), max(some)) for some in (order[i : i + batch] for i in range(0, len(order), batch))]
+    slots, squares = sum(n * longest for n, longest in shapes), sum(n * longest**2 for n, longest in shapes)
+    return Batches(len(order), slots, sum(order), max(order), squares)
 
 
 def packed(lengths: Sequence[int], size: int) -> Batches:
@@ -174,4 +187,4 @@ def packed(lengths: Sequence[int], size: int) -> Batches:
         free = room.pop(at) if at < len(room) else size
         bins += free == size
         insort(room, max(0, free - length))
-    return Batches(bins, bins * size, sum(lengths), min(size, sum(lengths)))
+    return Batches(bins, bins * size, sum(lengths), min(size, sum(lengths)), sum(n**2 for n in lengths))

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch._subclasses.fake_tensor import FakeTensorMode
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from pipeline.model import hub_errors
@@ -35,11 +35,13 @@ class Setting:
         rows, length: shape of a batch of token ids.
         positions: how many of them get logits, over the whole batch.
         masked: whether the batch carries a padding mask (a packed batch does not).
-        dtype: of the frozen weights, and of activations under mixed precision.
+        dtype: of the weights.
+        mixed: of the arithmetic, where that is not done in ``dtype``.
         quantization: of the frozen weights: none, nf4 or int8.
         optim: name of the optimiser, as TrainingArguments has it.
         checkpointing: whether a layer's activations are computed again in the backward pass.
-        adapters: LoRA adapters held (2 for DPO: the one trained and its frozen twin).
+        adapters: LoRA adapters held (2 for DPO on an adapter: the one trained and its frozen twin).
+        shards: GPUs over which weights, gradients and optimiser are split (FSDP2, ZeRO-3).
     """
 
     rows: int
@@ -47,30 +49,32 @@ class Setting:
     positions: int
     masked: bool = False
     dtype: torch.dtype = torch.bfloat16
+    mixed: torch.dtype | None = None
     quantization: str = "none"
     optim: str = "adamw_torch_fused"
     checkpointing: bool = False
     adapters: int = 1
+    shards: int = 1
 
 
 class Shape:
-    """A causal language model with LoRA, without its weights.
+    """A causal language model, with LoRA or to be trained whole, without its weights.
 
     Args:
         config: the model's configuration.
-        lora: keyword arguments of `peft.LoraConfig`.
+        lora: keyword arguments of `peft.LoraConfig`; None trains all weights.
         attn_implementation: as the recipe has it; None stands for sdpa.
     """
 
     def __init__(
-        self, config: PretrainedConfig, lora: Mapping[str, Any], attn_implementation: str | None = None
+        self, config: PretrainedConfig, lora: Mapping[str, Any] | None, attn_implementation: str | None = None
     ) -> None:
-        self.config, self.lora, self.attention = config, dict(lora), attn_implementation
+        self.config, self.lora, self.attention = config, lora, attn_implementation
         self._measured: dict[tuple[Any, ...], tuple[int, int]] = {}
         model = self._model(config, torch.float32)
         self.parameters = sum(p.numel() for n, p in model.named_parameters() if "lora_" not in n)
         self.trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        base = model.get_base_model()
+        base = _bare(model)
         head = base.get_output_embeddings()
         # peft wraps a target layer and keeps it as ``base_layer``; its own matrices are linear layers too.
         inner = {n: m for n, m in base.named_modules() if isinstance(m, _LINEAR) and ".lora_" not in n}
@@ -92,23 +96,31 @@ class Shape:
         kept = (self.parameters - self.linear) * dtype.itemsize
         return kept + sum(_quantized(n, shape, quantization) for n, shape in self.linears)
 
-    def adapter_dtype(self, setting: Setting) -> torch.dtype:
+    def trained_dtype(self, setting: Setting) -> torch.dtype:
         """peft keeps LoRA in float32; TRL turns it to bfloat16 where the base is quantised."""
+        if self.lora is None:
+            return setting.dtype
         return torch.bfloat16 if setting.quantization != "none" else torch.float32
 
     def memory(self, setting: Setting) -> dict[str, int]:
         """Bytes at the peak of a step: weights, adapters, gradients, optimiser, activations, logits."""
-        size = self.adapter_dtype(setting).itemsize
+        size = self.trained_dtype(setting).itemsize
+        whole = self.weights(setting.dtype, setting.quantization)
         found = {
-            "weights": self.weights(setting.dtype, setting.quantization),
-            "adapters": self.trainable * size * setting.adapters,
-            "gradients": self.trainable * size,
-            "optimizer": self.trainable * optimizer_bytes(setting.optim, size),
+            "weights": whole // setting.shards,
+            "adapters": 0 if self.lora is None else self.trainable * size * setting.adapters // setting.shards,
+            "gradients": self.trainable * size // setting.shards,
+            "optimizer": round(self.trainable * optimizer_bytes(setting.optim, size) / setting.shards),
         }
+        if setting.shards > 1:
+            # Gathered for use: what is outside of the layers, the layer at work and the one that is fetched meanwhile.
+            share = (self.parameters - self.linear + 2 * self.linear / self.layers) / self.parameters
+            found["gathered"] = round(whole * share * (1 - 1 / setting.shards))
         first, further = self.activations(setting)
         # Logits and their gradient, which comes in pieces and is put together; one piece in float32.
-        whole = setting.positions * self.vocabulary * setting.dtype.itemsize * (2 + (setting.positions > CHUNK))
-        logits = whole + min(setting.positions, CHUNK) * self.vocabulary * 12
+        width = (setting.mixed or setting.dtype).itemsize
+        logits = setting.positions * self.vocabulary * width * (2 + (setting.positions > CHUNK))
+        logits += min(setting.positions, CHUNK) * self.vocabulary * 12
         if setting.checkpointing:
             kept = setting.rows * setting.length * self.width * setting.dtype.itemsize * self.layers
             # A layer is computed again when the logits are gone already: whichever is larger makes the peak.
@@ -119,7 +131,7 @@ class Shape:
 
     def activations(self, setting: Setting) -> tuple[int, int]:
         """Bytes that autograd keeps up to the output head: of a model of one layer, and of each further layer."""
-        key = (setting.rows, setting.length, setting.masked, setting.dtype, self.adapter_dtype(setting))
+        key = (setting.rows, setting.length, setting.masked, setting.dtype, setting.mixed, self.trained_dtype(setting))
         if key not in self._measured:
             one, two = (self._saved(count, setting) for count in (1, 2))
             self._measured[key] = one, two - one
@@ -130,8 +142,9 @@ class Shape:
     ) -> float:
         """Floating-point operations of training on a set of rows once, a multiplication and an addition as 2.
 
-        Frozen weights: 2 forward, 2 for the gradient of their input, 2 if computed again. Attention as in PaLM,
-        appendix B (https://arxiv.org/abs/2204.02311): 4 x length x width a token and layer forward, twice that back.
+        Weights: 2 forward, 2 for the gradient of their input, 2 if computed again, 2 if they are trained. Attention as
+        in PaLM, appendix B (https://arxiv.org/abs/2204.02311): 4 x length x width a token and layer forward, twice that
+        back.
 
         Args:
             tokens: tokens of all rows, padding included.
@@ -141,16 +154,19 @@ class Shape:
             passes: forward passes without gradient beside the one that is trained (1 for DPO's reference).
         """
         forward = 1 + int(checkpointing) + passes
-        linear = 2 * self.linear * tokens * (forward + 1)
-        lora = 2 * self.trainable * tokens * (forward + 2)
+        trained = int(self.lora is None)
+        linear = 2 * self.linear * tokens * (forward + 1 + trained)
+        lora = 0 if trained else 2 * self.trainable * tokens * (forward + 2)
         attention = 4 * self.width * self.layers * squares * (forward + 2)
-        head = 2 * self.head * positions * (2 + passes)
+        head = 2 * self.head * positions * (2 + passes + trained)
         return float(linear + lora + attention + head)
 
-    def _model(self, config: PretrainedConfig, dtype: torch.dtype) -> PeftModel:
+    def _model(self, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel | PeftModel:
         attention = self.attention or "sdpa"
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+            if self.lora is None:
+                return model.train()
             wanted = LoraConfig(task_type="CAUSAL_LM", **self.lora)
             return get_peft_model(model, wanted, low_cpu_mem_usage=True).train()
 
@@ -161,15 +177,19 @@ class Shape:
         if kinds := getattr(config, "layer_types", None):
             config.layer_types = kinds[:layers]
         model = self._model(config, setting.dtype)
-        size = self.adapter_dtype(setting)
+        size = self.trained_dtype(setting)
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(size)
-        base = model.get_base_model()
+        base = _bare(model)
         if not setting.masked and self.attention in (None, "sdpa", "flash_attention_2"):
             AttentionInterface.register(_FLASH, _flash)
             base.config._attn_implementation = _FLASH
         return _count_saved(base.base_model, setting)
+
+
+def _bare(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 def config_of(base: str, **options: Any) -> PretrainedConfig:
@@ -222,7 +242,8 @@ def _count_saved(body: torch.nn.Module, setting: Setting) -> int:
         batch: dict[str, Any] = {"input_ids": torch.zeros(setting.rows, setting.length, dtype=torch.long)}
         if setting.masked:
             batch["attention_mask"] = torch.ones(setting.rows, 1, setting.length, setting.length, dtype=torch.bool)
-        mixed = torch.autocast("cpu", setting.dtype, enabled=setting.dtype != torch.float32)
+        precision = setting.mixed or setting.dtype
+        mixed = torch.autocast("cpu", precision, enabled=precision != torch.float32)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), mixed:
             torch.func.functional_call(body, state, (), {**batch, "use_cache": False})
         return sum(storage.nbytes() for storage in seen.values())

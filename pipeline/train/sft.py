@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: LoRA on the replies of whole conversations, through TRL's SFTTrainer.
+"""Supervised fine-tuning on the replies of whole conversations, an adapter or all weights, through TRL's SFTTrainer.
 
 The rows come tokenised and labelled from `pipeline.train.mask`; TRL takes ``input_ids`` and ``labels`` as they are.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from trl import SFTConfig, SFTTrainer
@@ -20,12 +20,16 @@ from trl import SFTConfig, SFTTrainer
 from gonggam.errors import UserError
 from gonggam.files import publishing
 from pipeline.chat.parity import write_parity
+from pipeline.identity import identity, write_identity
 from pipeline.train.attend import use_segments
 from pipeline.train.data import first_prompt, sft_rows
-from pipeline.train.loop import Named, arguments, forget_checkpoints, train
+from pipeline.train.loop import Named, arguments, disk_full, forget_checkpoints, train
 from pipeline.train.mask import IGNORE, Row
 from pipeline.train.measure import percentile_per_token, perplexity, reply_logprobs, summed_loss
 from pipeline.train.pack import FlatCollator, best_fit, columns
+
+if TYPE_CHECKING:
+    from pipeline.recipe.sections import ModelOptions
 
 Progress = Callable[[int, int], None]
 
@@ -36,6 +40,11 @@ class ReplyTrainer(Named, SFTTrainer):
     The loss is TRL's: cross-entropy summed over supervised tokens, divided by their number in the whole optimiser step.
     What it leaves out is the head at positions without a label, and the entropy and accuracy that TRL logs.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Whatever the model's own loss takes, ours divides by the supervised tokens of the whole optimiser step.
+        self.model_accepts_loss_kwargs = True
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
@@ -111,7 +120,9 @@ def run_sft(
     seed: int,
     progress: Progress | None = None,
 ) -> dict:
-    """Train a LoRA adapter on the training split; leaves ``folder/adapter``, and a prompt for the parity check.
+    """Train on the training split; leaves ``folder/adapter`` or, without LoRA, whole weights in ``folder/model``.
+
+    A prompt for the parity check is left beside them.
 
     Returns:
         metrics: rows, how batches are made, tokens and supervised tokens read (all epochs), steps, loss history,
@@ -123,16 +134,16 @@ def run_sft(
             `pipeline.train.loop.train` raises.
     """
     given = arguments(section.arguments, folder, seed)
-    max_length = SFTConfig(**given).max_length
+    max_length, base = SFTConfig(**given).max_length, identity(model)
     rows = sft_rows(tokenizer, prepared, "train", system=system, max_length=max_length)
     held_out = sft_rows(tokenizer, prepared, "validation", system=system, max_length=max_length)
-    trainer, way = reply_trainer(model, tokenizer, rows, given, lora(section.lora))
+    trainer, way = reply_trainer(model, tokenizer, rows, given, None if section.lora is None else lora(section.lora))
     before = perplexity(reply_logprobs(trainer.model, held_out))
     result = train(trainer, progress)
     after = reply_logprobs(trainer.model, held_out)
     if trainer.accelerator.is_main_process:
         write_parity(folder, *first_prompt(prepared, rows[0], system))
-    save_adapter(trainer, tokenizer, folder)
+    save_policy(trainer, tokenizer, folder, base)
     forget_checkpoints(trainer, section.arguments)
     epochs = result["epochs"]
     return {
@@ -144,6 +155,15 @@ def run_sft(
         "reply_logprob_p01": percentile_per_token(after, 0.01),
         **result,
     }
+
+
+def weights_to_train(section: Any, settings: ModelOptions) -> ModelOptions:
+    """How the model is loaded for training: all weights in float32 if all are trained and no dtype is named.
+
+    Steps of a usual learning rate are smaller than what bfloat16 can tell apart; the arithmetic is mixed all the same.
+    """
+    whole = section.lora is None and settings.dtype == "auto"
+    return settings.model_copy(update={"dtype": "float32"}) if whole else settings
 
 
 def lora(section: dict[str, Any]) -> LoraConfig:
@@ -170,10 +190,19 @@ def _takes_lora(module: torch.nn.Module) -> bool:
     return isinstance(module, torch.nn.Linear | torch.nn.Embedding | Conv1D)
 
 
-def save_adapter(trainer: Any, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write the trained adapter (only the one named ``default``) and its tokenizer to ``folder/adapter``."""
+def save_policy(trainer: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, base: dict[str, Any]) -> None:
+    """Write what was trained, with its tokenizer: all weights to ``folder/model``, or an adapter to ``folder/adapter``.
+
+    An adapter takes along the identity of its base.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapter = isinstance(model, PeftModel)
     if trainer.accelerator.is_main_process:
-        with publishing(folder / "adapter") as aside:
-            trainer.accelerator.unwrap_model(trainer.model).save_pretrained(aside, selected_adapters=["default"])
+        out = folder / ("adapter" if adapter else "model")
+        with disk_full(Path(trainer.args.output_dir)), publishing(out) as aside:
+            model.config.use_cache = True  # training switched it off
+            model.save_pretrained(aside, **({"selected_adapters": ["default"]} if adapter else {}))
             tokenizer.save_pretrained(aside)
+            if adapter:
+                write_identity(aside, base)
     trainer.accelerator.wait_for_everyone()

@@ -8,15 +8,13 @@ loses nothing of the others; the same command again does what is missing.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +26,15 @@ from gonggam.files import read_json, write_json, write_text
 from pipeline.recipe import Recipe, load_recipe
 from pipeline.run import Run
 from pipeline.stages import STAGES
+from pipeline.train.side_by_side import side_by_side
+from pipeline.train.sweep_search import combinations, search_of
 
 if TYPE_CHECKING:
     from pipeline.recipe.sections import SweepOptions
 
 Report = Callable[[str], None]
-Launch = Callable[[Path, Path, Path], tuple[int, str]]
-"""(recipe file, where run folders lie, log file) → exit code and the last line that was written."""
+Launch = Callable[[Path, Path, Path, Mapping[str, str]], tuple[int, str]]
+"""(recipe file, where run folders lie, log file, environment variables) → exit code and the last line written."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -61,22 +61,14 @@ class Candidate:
     answers: list[str] = field(default_factory=list)
 
 
-def candidates(file: str | Path, overrides: Sequence[str] = ()) -> list[Candidate]:
-    """The candidates of a recipe's ``sweep:`` section, each checked as a recipe.
+def candidates(file: str | Path, overrides: Sequence[str], asked: Iterable[dict[str, Any]]) -> list[Candidate]:
+    """Candidates with these values, each checked as a recipe.
 
     Raises:
         UserErrors: all that is wrong with any of them.
     """
-    base = load_recipe(file, overrides)
-    options = _options(base)
-    combinations = [
-        dict(zip(options.grid, values, strict=True)) for values in itertools.product(*options.grid.values())
-    ]
-    if options.trials and options.trials < len(combinations):
-        kept = random.Random(base.seed).sample(range(len(combinations)), options.trials)
-        combinations = [combinations[i] for i in sorted(kept)]
     found, errors = [], {}
-    for values in combinations:
+    for values in asked:
         name = candidate_name(values)
         given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
         try:
@@ -133,6 +125,7 @@ def sweep(
     *,
     report: Report | None = None,
     launch: Launch | None = None,
+    answers: bool = True,
 ) -> list[Candidate]:
     """Run every candidate and compare them; leaves ``runs/NAME/sweep/sweep.html`` and ``sweep.json``.
 
@@ -141,7 +134,8 @@ def sweep(
         overrides: `section.key=value`.
         runs: where run folders lie.
         report: told one line at a time how it goes.
-        launch: does an ordinary run; by default `launch_process`.
+        launch: does an ordinary run; by default `launch_process`. Called from several threads if ``parallel`` is set.
+        answers: let every candidate answer the sweep's prompts.
 
     Returns:
         the candidates, best first; those without a score last.
@@ -154,24 +148,24 @@ def sweep(
 
     tell, launch = report or (lambda line: None), launch or launch_process
     base = load_recipe(file, overrides)
-    options, found = _options(base), candidates(file, overrides)
+    options = _options(base)
+    candidates(file, overrides, combinations(options))  # what is wrong with any is told before one is trained
     run, place = Run(runs / base.name), runs / base.name / "sweep"
     shared, needed = shared_stages(base, list(options.grid)), needed_stages(base)
     common = _share_work(base, run, place, shared, launch)
-    for number, candidate in enumerate(found, 1):
-        tell(f"{number}/{len(found)}  {candidate.name}")
-        _train(candidate, common, place, shared, needed, launch)
+
+    def work(candidate: Candidate, environment: Mapping[str, str]) -> None:
+        tell(f"begun    {candidate.name}")
+        _train(candidate, common, place, shared, needed, launch, environment)
         _score(candidate, Run(place / candidate.name), options.criterion, needed, shared)
-        tell(
-            f"     {options.criterion} {candidate.score:.6g}"
-            if candidate.score is not None
-            else f"     {candidate.fault}"
-        )
-    found.sort(key=lambda c: (c.score is None, (c.score or 0) * (-1 if options.mode == "max" else 1)))
+        figure = candidate.fault if candidate.score is None else f"{options.criterion} {candidate.score:.6g}"
+        tell(f"done     {candidate.name}: {figure}")
+
+    found = _searched(options, base.seed, lambda asked: candidates(file, overrides, asked), work)
     if found[0].score is None:
         raise UserError("no candidate got a score", found[0].fault, file=place)
     for candidate in found:
-        if candidate.score is not None:
+        if answers and candidate.score is not None:
             answer(candidate, Run(place / candidate.name), options, needed)
     rows = [
         {"name": c.name, "values": c.values, "score": c.score, "seconds": c.seconds, "fault": c.fault} for c in found
@@ -179,6 +173,25 @@ def sweep(
     write_json(place / "sweep.json", {"criterion": options.criterion, "mode": options.mode, "candidates": rows})
     write_report(base.name, options, found, place, needed)
     return found
+
+
+def _searched(
+    options: SweepOptions,
+    seed: int,
+    candidates_of: Callable[[Any], list[Candidate]],
+    work: Callable[[Candidate, Mapping[str, str]], None],
+) -> list[Candidate]:
+    """What the search asked for, worked on, best first; those without a score last."""
+    known: dict[str, Candidate] = {}
+    search = search_of(options, seed)
+    while asked := candidates_of(search.ask()):
+        new = {candidate.name: candidate for candidate in asked if candidate.name not in known}
+        side_by_side(list(new.values()), work, options.parallel)
+        known |= new
+        search.tell([known[candidate.name].score for candidate in asked])
+    return sorted(
+        known.values(), key=lambda c: (c.score is None, (c.score or 0) * (-1 if options.mode == "max" else 1))
+    )
 
 
 def _options(recipe: Recipe) -> SweepOptions:
@@ -206,7 +219,7 @@ def _share_work(recipe: Recipe, run: Run, place: Path, shared: Sequence[str], la
             _share(run.stage(name), common.stage(name))
     if shared:
         _write({**_plain(recipe, shared), "name": "shared"}, file)
-        code, line = launch(file, place, log)
+        code, line = launch(file, place, log, {})
         _stopped(code)
         if code:
             raise UserError(f"what the candidates share failed: {line}", "mend it and run again", file=log)
@@ -214,14 +227,20 @@ def _share_work(recipe: Recipe, run: Run, place: Path, shared: Sequence[str], la
 
 
 def _train(
-    candidate: Candidate, common: Run, place: Path, shared: Sequence[str], needed: Sequence[str], launch: Launch
+    candidate: Candidate,
+    common: Run,
+    place: Path,
+    shared: Sequence[str],
+    needed: Sequence[str],
+    launch: Launch,
+    environment: Mapping[str, str],
 ) -> None:
     own = Run(place / candidate.name)
     for name in shared:
         _share(common.stage(name), own.stage(name))
     file, log = place / f"{candidate.name}.yaml", place / f"{candidate.name}.log"
     _write(_plain(candidate.recipe, needed), file)
-    code, line = launch(file, place, log)
+    code, line = launch(file, place, log, environment)
     _stopped(code)
     if code:
         candidate.fault = f"exit code {code}: {line} (see {log})"
@@ -244,13 +263,13 @@ def _share(source: Path, target: Path) -> None:
         shutil.copytree(source, target)
 
 
-def launch_process(file: Path, runs: Path, log: Path) -> tuple[int, str]:
+def launch_process(file: Path, runs: Path, log: Path, more: Mapping[str, str]) -> tuple[int, str]:
     """An ordinary run in a process of its own; returns its exit code and the last line it wrote."""
     command = [sys.executable, "-m", "pipeline", str(file), "--runs", str(runs)]
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as output:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(paths)}
         done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
     lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     return done.returncode, lines[-1].strip() if lines else "no output"

@@ -49,12 +49,13 @@ def _ask(candidate: Candidate, run: Run, stage: str, prompts: Sequence[str], lon
     from pipeline.chat.backends import Request, Settings, collect
     from pipeline.chat.local import load_local
     from pipeline.chat.options import ChatOptions
-    from pipeline.model import base_of
+    from pipeline.model import adapters_on, policies
     from pipeline.prompt import system_prompt, with_system
 
     chat = candidate.recipe.chat or ChatOptions()
-    adapters = {stage: run.stage(stage) / "adapter"}
-    backend = load_local(base_of(candidate.recipe, run), adapters=adapters, settings=candidate.recipe.model)
+    found = policies(candidate.recipe, run)
+    model = found[stage].model
+    backend = load_local(model, adapters=adapters_on(model, found), settings=candidate.recipe.model)
     settings = Settings(
         max_new_tokens=longest, temperature=0, repetition_penalty=chat.repetition_penalty, adapter=stage
     )

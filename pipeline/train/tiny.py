@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    LlamaConfig,
-    LlamaForCausalLM,
+    DataCollatorForLanguageModeling,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -24,13 +22,13 @@ from transformers import (
 )
 
 from gonggam.errors import UserError
-from gonggam.files import publishing
-from pipeline.prompt import inert, template
+from gonggam.files import publishing, read_jsonl
+from pipeline.prompt import inert
 from pipeline.train.data import conversations
 from pipeline.train.loop import arguments, forget_checkpoints, train
+from pipeline.train.shapes import MARKUP, Markup, build_model, build_tokenizer
 
 Progress = Callable[[int, int], None]
-PAD, END, ROLES = "<|pad|>", "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
 # The keys of a recipe's ``tiny:`` section that are TrainingArguments; the others give the model's shape.
 TRAINING_KEYS = (
     "num_train_epochs",
@@ -51,22 +49,23 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     Raises:
         UserError: the training split is empty; and what `pipeline.train.loop.train` raises.
     """
-    turns = [turn for row in conversations(prepared, "train") for turn in row["messages"]]
+    turns = _turns(prepared)
     if not turns:
         raise UserError("no conversations in the train split", "prepare more data", file=prepared)
     tokenizer = build_tokenizer(
-        (turn["content"] for turn in turns), section.vocab_size, section.max_position_embeddings
+        (turn["content"] for turn in turns), section.vocab_size, section.max_position_embeddings, section.architecture
     )
     set_seed(seed)
     model = build_model(tokenizer, section)
-    ids = list(_blocks(tokenizer, turns, section.max_position_embeddings, seed))
+    markup = MARKUP[section.architecture]
+    ids = list(_blocks(tokenizer, turns, markup, section.max_position_embeddings, seed))
     blocks = Dataset.from_dict({"input_ids": ids, "labels": ids})
     given = {name: getattr(section, name) for name in TRAINING_KEYS}
     trainer = Trainer(
         model=model,
         args=TrainingArguments(**arguments({"lr_scheduler_type": "cosine", "adam_beta2": 0.95, **given}, folder, seed)),
         train_dataset=blocks,
-        data_collator=default_data_collator,
+        data_collator=_collator(tokenizer, markup),
     )
     result = train(trainer, progress)
     if trainer.accelerator.is_main_process:
@@ -82,55 +81,26 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     }
 
 
-def build_tokenizer(texts: Iterator[str], vocab_size: int, max_length: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over ``texts`` with role tokens, a chat template, and a pad token that is not EOS."""
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(
-            vocab_size=vocab_size,
-            special_tokens=[PAD, END, *ROLES],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        pad_token=PAD,
-        eos_token=END,
-        additional_special_tokens=list(ROLES),
-        chat_template=template("gonggam"),
-        model_max_length=max_length,
-        clean_up_tokenization_spaces=False,
-    )
+def _turns(prepared: Path) -> list[dict[str, str]]:
+    """Every turn of the training split, and the texts that have a label in place of a reply."""
+    talked = conversations(prepared, "train") if (prepared / "messages").is_dir() else []
+    labelled = prepared / "labelled" / "train.jsonl"
+    texts = [row["text"] for row in read_jsonl(labelled)] if labelled.is_file() else []
+    return [turn for row in talked for turn in row["messages"]] + [{"role": "user", "content": t} for t in texts]
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, section: Any) -> LlamaForCausalLM:
-    """A randomly initialised Llama of the section's shape (fp32, tied embeddings)."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=section.hidden_size,
-            intermediate_size=section.intermediate_size,
-            num_hidden_layers=section.num_hidden_layers,
-            num_attention_heads=section.num_attention_heads,
-            num_key_value_heads=section.num_key_value_heads,
-            max_position_embeddings=section.max_position_embeddings,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
+def _collator(tokenizer: PreTrainedTokenizerFast, markup: Markup) -> Any:
+    """Shapes with a mask token learn by filling in what is hidden, the others by going on."""
+    if markup.mask is None:
+        return default_data_collator
+    return DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
 
 
 def _blocks(
-    tokenizer: PreTrainedTokenizerFast, turns: list[dict[str, str]], size: int, seed: int
+    tokenizer: PreTrainedTokenizerFast, turns: list[dict[str, str]], markup: Markup, size: int, seed: int
 ) -> Iterator[list[int]]:
     """Single turns in shuffled order, end to end, cut into blocks of ``size`` tokens (a rest is left out)."""
-    texts = [f"<|{turn['role']}|>{inert(tokenizer, turn['content'].strip())}{END}" for turn in turns]
+    texts = [markup.roles[turn["role"]] + inert(tokenizer, turn["content"].strip()) + markup.end for turn in turns]
     random.Random(seed).shuffle(texts)
     ids = [i for row in tokenizer(texts, add_special_tokens=False)["input_ids"] for i in row]
     size = min(size, len(ids))

@@ -1,0 +1,220 @@
+"""The style stage: a seq2seq model such as KoBART that turns a plain reply into another manner of speech.
+
+What it is measured on are bases it never saw, in no style: their rows are held out together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from datasets import Dataset
+from sacrebleu.metrics import CHRF
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+import data_prep
+from data_prep.rows import read_rows
+from data_prep.sources.fields import text_of
+from gonggam.errors import UserError
+from gonggam.files import publishing, write_json
+from gonggam.page import Page
+from pipeline.chat.classifier import NgramClassifier, fit
+from pipeline.chat.personas import STYLES, style_prompt
+from pipeline.model import hub_errors
+from pipeline.train.loop import arguments, forget_checkpoints, train
+from pipeline.train.sft import lora_targets
+
+if TYPE_CHECKING:
+    from pipeline.recipe.sections import KeyedSection
+
+Progress = Callable[[int, int], None]
+SAMPLE = Path(data_prep.__file__).parent / "samples" / "counsel_ko" / "styles.tsv"
+_BATCH = 16
+
+
+class Styled(NamedTuple):
+    """A row of a style table."""
+
+    base: str
+    style: str
+    styled: str
+
+
+def run_style(
+    section: KeyedSection,
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> dict:
+    """Train, convert the held-out bases, and measure; leaves ``folder/model`` (named as ``chat.style_model``).
+
+    Returns:
+        metrics: rows, styles, steps, loss history, and for held-out rows chrF against what people wrote and the share
+        that a classifier of styles takes for the wanted one: of the converted texts, of the plain ones, of people's.
+
+    Raises:
+        UserError: no usable rows, LoRA targets that match nothing; and what `pipeline.train.loop.train` raises.
+    """
+    keys = section.keys
+    rows = read_styles(keys.files or [str(SAMPLE)])
+    learn, held_out = split_by_base(rows, keys.held_out)
+    set_seed(seed)
+    with hub_errors(base):
+        model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
+    if section.lora is not None:
+        from peft import LoraConfig, get_peft_model
+
+        with lora_targets(model):
+            model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", **section.lora))
+    trainer = style_trainer(model, tokenizer, learn, section, folder, seed)
+    result = train(trainer, progress)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if section.lora is not None:
+        model = model.merge_and_unload()
+    made = convert(model, tokenizer, held_out, keys.max_length, keys.num_beams)
+    teller = fit([row.styled for row in learn], [row.style for row in learn], c=10.0)
+    metrics = {"rows": len(learn), "held_out": len(held_out), "styles": sorted({row.style for row in rows})}
+    metrics |= {"measures": measures(teller, held_out, made), **result}
+    if trainer.accelerator.is_main_process:
+        with publishing(folder / "model") as aside:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            write_json(aside / STYLES, metrics["styles"])
+        _report(folder, metrics, held_out, made)
+    trainer.accelerator.wait_for_everyone()
+    forget_checkpoints(trainer, section.arguments)
+    return metrics
+
+
+def read_styles(files: Sequence[str]) -> list[Styled]:
+    """The rows of tables with the columns base, style and styled.
+
+    Raises:
+        UserError: a file cannot be read, or no row has all three.
+    """
+    cells = [[text_of(row.values.get(name)) for name in Styled._fields] for file in files for row in read_rows(file)]
+    rows = [Styled(*cell) for cell in cells if all(cell)]
+    if not rows:
+        raise UserError("no row with base, style and styled", "name these columns", file=files[0])
+    return rows
+
+
+def split_by_base(rows: Sequence[Styled], share: float) -> tuple[list[Styled], list[Styled]]:
+    """Rows to learn from and rows to measure on; all rows of a base are on one side, told by its hash.
+
+    Raises:
+        UserError: one side would be empty.
+    """
+    bases = sorted({row.base for row in rows}, key=lambda base: sha256(base.encode()).digest())
+    held = set(bases[: max(1, round(share * len(bases)))])
+    learn = [row for row in rows if row.base not in held]
+    if not learn:
+        raise UserError("a single base leaves nothing to measure on", "give more rows")
+    return learn, [row for row in rows if row.base in held]
+
+
+def style_trainer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[Styled],
+    section: KeyedSection,
+    folder: Path,
+    seed: int,
+) -> Trainer:
+    """The Trainer of a recipe's ``style:`` keys.
+
+    Raises:
+        UserError: every row is longer than ``max_length``.
+    """
+    asked = tokenizer([style_prompt(row.base, row.style) for row in rows])["input_ids"]
+    wanted = tokenizer([row.styled for row in rows])["input_ids"]
+    pairs = [
+        {"input_ids": one, "labels": _ended(two, tokenizer.eos_token_id)}
+        for one, two in zip(asked, wanted, strict=True)
+        if max(len(one), len(two) + 1) <= section.keys.max_length
+    ]
+    if not pairs:
+        raise UserError(f"every row is longer than max_length={section.keys.max_length} tokens", "raise it")
+    settings = arguments(section.arguments, folder, seed) | {"gradient_checkpointing": False}
+    if torch.cuda.is_available() and "bf16" not in section.arguments:
+        settings["bf16"] = False
+    return Trainer(
+        model=model,
+        args=TrainingArguments(**settings),
+        train_dataset=Dataset.from_list(pairs),
+        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+    )
+
+
+def _ended(ids: list[int], eos: int) -> list[int]:
+    """The ids with EOS at their end, which not every tokenizer of a seq2seq model writes (KoBART's does not)."""
+    return ids if ids and ids[-1] == eos else [*ids, eos]
+
+
+def convert(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Styled], max_length: int, beams: int
+) -> list[str]:
+    """The bases of ``rows`` in the style of each, decoded without chance."""
+    made: list[str] = []
+    model.eval()
+    for start in range(0, len(rows), _BATCH):
+        asked = [style_prompt(row.base, row.style) for row in rows[start : start + _BATCH]]
+        inputs = tokenizer(asked, return_tensors="pt", padding=True, truncation=True, max_length=max_length)
+        ids = model.generate(
+            input_ids=inputs["input_ids"].to(model.device),
+            attention_mask=inputs["attention_mask"].to(model.device),
+            max_new_tokens=max_length,
+            num_beams=beams,
+            do_sample=False,
+        )
+        made += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
+    return made
+
+
+def measures(teller: NgramClassifier, rows: Sequence[Styled], made: Sequence[str]) -> list[dict[str, Any]]:
+    """chrF (0-100, sacrebleu) and style accuracy of converted texts, beside plain ones and what people wrote."""
+    wanted = [row.styled for row in rows]
+
+    def told(texts: Sequence[str]) -> float:
+        right = 0
+        for text, row in zip(texts, rows, strict=True):
+            found = teller.probabilities(text)
+            right += max(found, key=found.__getitem__) == row.style
+        return right / len(rows)
+
+    ways = {"converted": list(made), "left as it is": [row.base for row in rows], "written by people": wanted}
+    return [
+        {"text": way, "chrf": round(CHRF().corpus_score(texts, [wanted]).score, 2), "style accuracy": told(texts)}
+        for way, texts in ways.items()
+    ]
+
+
+def _report(folder: Path, metrics: dict[str, Any], rows: Sequence[Styled], made: Sequence[str]) -> None:
+    page = Page("Style conversion", f"{len(metrics['styles'])} styles, {metrics['held_out']} held-out rows")
+    section = page.section("Held-out bases")
+    section.text(
+        "chrF: closeness to what people wrote (0-100). Style accuracy: share that a classifier of character n-grams, "
+        "fitted on the training rows, takes for the wanted style; people's own texts show what can be had."
+    )
+    section.table(metrics["measures"])
+    shown = [
+        {"style": row.style, "plain": row.base, "converted": text, "written by people": row.styled}
+        for row, text in list(zip(rows, made, strict=True))[:8]
+    ]
+    page.section("Examples").table(shown)
+    page.write(folder / "report.html")
+    page.write_markdown(folder / "report.md")
