@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.collect import spread_out
 from eval.cost import estimate
 from eval.data import load_items, load_rows
 from eval.judges import load_judge
-from eval.meta import meta_evaluate_file
+from eval.meta import meta_evaluate_file, meta_lines
 from eval.options import EvalOptions
 from eval.rubric import load_rubric
 from eval.run import evaluate, rebuild
+from eval.work import work_of
 from gonggam.errors import UserError
 
 
@@ -65,14 +67,13 @@ def _run(a: argparse.Namespace) -> None:
     options = EvalOptions(
         rubric=a.rubric, judge=a.judge or None, items=len(items), repeats=a.repeats, pairwise=a.pairwise
     )
+    pairs = [_pair(number, row) for number, row in enumerate(load_rows(a.pairs), 1)] if a.pairs else []
+    pairs = spread_out(pairs, options.calibration_pairs)
     if a.dry_run:
-        specs = [load_judge(judge) for judge in a.judge]
         replies = {name: texts[: len(items)] for name, texts in systems.items()}
-        found = estimate(load_rubric(a.rubric), specs, items, replies, a.repeats)
-        print(f"{found.questions} questions, about {found.prompt_tokens} tokens read and {found.completion_tokens} "
-              f"written, about {found.cost:.2f} USD")  # fmt: skip
+        work = work_of(items, replies, options, pairs)
+        print(estimate(load_rubric(a.rubric), list(map(load_judge, a.judge)), work.singles, work.against, a.repeats))
         return
-    pairs = [_pair(number, row) for number, row in enumerate(load_rows(a.pairs), 1)] if a.pairs else ()
     evaluate(items, systems, options, None, a.out, _progress if sys.stderr.isatty() else None, pairs=pairs)
     print(a.out / "report.html")
 
@@ -84,12 +85,7 @@ def _pair(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _meta(a: argparse.Namespace) -> None:
-    for row in meta_evaluate_file(a.file, a.criterion):
-        numbers = "  ".join(
-            f"{n} {row[n]:.3f}" if row[n] is not None else f"{n} –" for n in ("pearson", "spearman", "kendall")
-        )
-        bounds = f"[{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
-        print(f"{row['criterion']:20} {row['predictor']:24} {row['level']:8} {numbers}  {bounds}  n {row['n']}")
+    print("\n".join(meta_lines(meta_evaluate_file(a.file, a.criterion))))
 
 
 def _progress(done: int, total: int) -> None:

@@ -69,7 +69,7 @@ def calibrate(
     """
     from scipy.stats import binomtest
 
-    how = {"reps": reps, "confidence": confidence, "seed": seed}
+    how: Any = {"reps": reps, "confidence": confidence, "seed": seed}
     gaps = _gaps(pairs, totals)
     wins, losses = sum(gap > 0 for gap, _ in gaps), sum(gap < 0 for gap, _ in gaps)
     p_value = float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0

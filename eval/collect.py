@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-from eval.agreement import rated_answers
-from eval.calibration import BETTER, WORSE, pair_answers
 from eval.cost import estimate
-from eval.geval import Answer, GEval, Judgement, Progress
+from eval.geval import GEval, Judgement, Progress
 from eval.judges import Judge, JudgeSpec, load_judge
-from eval.options import EvalOptions
-from eval.pairwise import Duel, fight
+from eval.options import EvalOptions, SimulateOptions
+from eval.pairwise import fight
 from eval.raw import Raw
 from eval.reference import Check, Embed, EmbedWords, corpus_metrics, human_metrics, reply_metrics
 from eval.rubric import load_rubric
-from eval.speech import load_kiwi
+from eval.simulate import load_cast
 from eval.steps import freeze_steps
 from eval.store import Store, content_key
+from eval.work import Work, work_of
 from gonggam.errors import UserError
 
 Reply = Callable[[list[dict[str, str]]], str]
 Item = Mapping[str, Any]
+Systems = Mapping[str, Sequence[str] | Reply]
+Judges = Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None
+
+
+class Inputs(TypedDict, total=False):
+    """What an evaluation may be given besides items, systems and judges.
+
+    Attributes:
+        pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.
+        ratings: further calibration, by people's scores: ``id``, ``messages``, ``reply``, ``human_KEY`` per criterion.
+        pair_judge: model or models that made the DPO pairs, if any; refused as judge unless the options allow it.
+        checks: further measures of a reply (emotion match, safety): name → function of (item, reply).
+        embed: texts → unit vectors, for the similarity to the reference.
+        embed_words: texts → the vectors of each one's words, for the same word by word.
+        embedder: what these two are, in words for the report.
+        fingerprint: of what the systems are (hashes of their weights, decoding settings). Replies found in the report's
+            folder are used again only under the same fingerprint.
+        cache: folder of the verdicts, if they are to outlive the report's.
+    """
+
+    pairs: Sequence[Item]
+    ratings: Sequence[Item]
+    pair_judge: str | Collection[str] | None
+    checks: Mapping[str, Check] | None
+    embed: Embed | None
+    embed_words: EmbedWords | None
+    embedder: str
+    fingerprint: str
+    cache: str | Path | None
 
 
 def collect(
     items: Sequence[Item],
-    systems: Mapping[str, Sequence[str] | Reply],
+    systems: Systems,
     options: EvalOptions | None = None,
-    judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None = None,
+    judge: Judges = None,
     out: str | Path = "eval",
     progress: Progress | None = None,
-    *,
-    pairs: Sequence[Item] = (),
-    ratings: Sequence[Item] = (),
-    pair_judge: str | Collection[str] | None = None,
-    checks: Mapping[str, Check] | None = None,
-    embed: Embed | None = None,
-    embed_words: EmbedWords | None = None,
-    fingerprint: str = "",
-    cache: str | Path | None = None,
+    **given: Unpack[Inputs],
 ) -> Raw:
     """Let the systems answer and the judges judge; arguments as for `eval.run.evaluate`, whose first half this is.
 
@@ -54,35 +74,52 @@ def collect(
     """
     options, out = options or EvalOptions(), Path(out)
     items = [dict(item) for item in items][: options.items]
-    pairs = spread_out([dict(pair) for pair in pairs], options.calibration_pairs)
-    check_items(items, systems)
+    items, systems, left_out = usable(items, systems)
     judges = _judges(judge, options)
-    _refuse_pair_judge(judges, pair_judge, options)
+    _refuse_pair_judge([judge.spec.model for judge in judges], given.get("pair_judge"), options)
     rubric = load_rubric(options.rubric).only(options.criteria)
     if judges and options.pairwise:
         rubric.check_pairs()
-    pairs, ratings = (pairs, [dict(rating) for rating in ratings]) if judges else ([], [])
-    work = sum(map(callable, systems.values())) * len(items)
-    work += len(judges) * _questions(len(items), len(pairs), len(ratings), len(systems), len(rubric.criteria), options)
-    steps = _Steps(progress, work)
-    replies = {name: _replies(name, system, items, out, fingerprint, steps) for name, system in systems.items()}
+    pairs = spread_out(list(map(dict, given.get("pairs", ()))), options.calibration_pairs) if judges else []
+    ratings = list(map(dict, given.get("ratings", ()))) if judges else []
+    asked = _questions(len(items), len(pairs), len(ratings), len(systems), len(rubric.criteria), options)
+    total = sum(map(callable, systems.values())) * len(items) + len(judges) * asked
+    Store(out / "raw" / "written.jsonl").close()  # a folder that cannot be written is found before anything is paid
+    steps, key = _Steps(progress, total), given.get("fingerprint", "")
+    replies = {name: _replies(name, system, items, out, key, steps) for name, system in systems.items()}
     raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs, ratings=ratings)
-    kiwi = load_kiwi()
-    for name, texts in replies.items():
-        raw.metrics[name] = reply_metrics(items, texts, kiwi, checks=checks, embed=embed, embed_words=embed_words)
-        raw.corpus[name] = corpus_metrics(items, texts, kiwi)
-    raw.human = human_metrics(items, kiwi, checks)
-    with Store(Path(cache or out / "raw") / "verdicts.jsonl") as store:
+    raw.left_out = dict(left_out)
+    _measure(raw, given)
+    with Store(Path(given.get("cache") or out / "raw") / "verdicts.jsonl") as store:
         raw.rubric = freeze_steps(rubric, judges[0], store) if judges else rubric
-        _refuse_cost(raw)
+        work = work_of(items, replies, options, pairs, ratings)
+        _refuse_cost(raw, work)
         for member in judges:
-            _judge(raw, member, store, steps)
+            _judge(raw, work, member, store, steps)
     raw.save(out / "raw")
     return raw
 
 
-def check_options(options: EvalOptions, pair_judge: str | Collection[str] | None = None) -> None:
-    """Refuse what `collect` would refuse, before a model is loaded; the judge `local` is taken on trust.
+def _measure(raw: Raw, given: Inputs) -> None:
+    """Take every measure that needs no judge."""
+    checks = given.get("checks")
+    likeness: dict[str, Any] = {"embed": given.get("embed"), "embed_words": given.get("embed_words")}
+    for name, texts in raw.replies.items():
+        raw.metrics[name] = reply_metrics(raw.items, texts, checks=checks, **likeness)
+        raw.corpus[name] = corpus_metrics(raw.items, texts)
+    raw.human = human_metrics(raw.items, checks)
+    raw.embedder = given.get("embedder", "")
+
+
+def check_options(
+    options: EvalOptions, pair_judge: str | Collection[str] | None = None, local: str | None = None
+) -> None:
+    """Refuse what `collect` would refuse, before a model is loaded.
+
+    Args:
+        options: the recipe's ``eval:`` section.
+        pair_judge: as for `collect`.
+        local: the model that the judge `local` is.
 
     Raises:
         UserError: an unknown rubric, criterion or judge, a judge without its key or that made the preference pairs.
@@ -90,61 +127,69 @@ def check_options(options: EvalOptions, pair_judge: str | Collection[str] | None
     rubric = load_rubric(options.rubric).only(options.criteria)
     named = options.judge if isinstance(options.judge, list) else [options.judge]
     judges = _judges(None, options.model_copy(update={"judge": [name for name in named if name != "local"]}))
-    _refuse_pair_judge(judges, pair_judge, options)
+    models = [judge.spec.model for judge in judges] + ([local] if local and "local" in named else [])
+    _refuse_pair_judge(models, pair_judge, options)
     if options.pairwise and any(named):
         rubric.check_pairs()
+    if options.simulate:
+        check_simulate(options.simulate)
 
 
-def check_items(items: Sequence[Item], systems: Mapping[str, Any]) -> None:
-    """Refuse what cannot be evaluated, before anything is asked or paid.
+def check_simulate(options: SimulateOptions) -> None:
+    """Refuse an unknown cast, rubric, player or judge before a model is loaded.
 
     Raises:
-        UserError: no items or systems, an item without a dialogue or not ending in a user's turn, ids that repeat,
-            a list of replies of another length.
+        UserError: naming it.
+    """
+    load_cast(options.cast)
+    load_rubric(options.rubric)
+    for name in (options.player, options.judge):
+        if name is not None and name != "local":
+            load_judge(name)
+
+
+def usable(
+    items: Sequence[dict[str, Any]], systems: Systems
+) -> tuple[list[dict[str, Any]], dict[str, list[str] | Reply], Counter[str]]:
+    """The items that can be evaluated, the systems with their replies to these, and why the others were left out.
+
+    Raises:
+        UserError: no usable items or no systems, ids that repeat, a list of replies of another length.
     """
     if not items:
         raise UserError("there is nothing to evaluate", "give at least one held-out conversation")
     if not systems:
         raise UserError("there is no system to evaluate", "name at least one model or file of replies")
-    seen: set[str] = set()
-    for number, item in enumerate(items, 1):
-        messages = item.get("messages")
-        if not messages:
-            raise UserError(f"item {item.get('id', number)} has no dialogue", "every item needs `messages`")
-        if messages[-1]["role"] != "user":
-            raise UserError(f"the dialogue of item {item.get('id', number)} does not end with the user's turn")
-        if str(item["id"]) in seen:
-            raise UserError(f"two items are called {item['id']!r}", "give every item its own id")
-        seen.add(str(item["id"]))
     for name, system in systems.items():
         if not callable(system) and len(system) < len(items):
             raise UserError(f"{name} has {len(system)} replies for {len(items)} items")
+    faults = [_fault(item) for item in items]
+    kept = [at for at, fault in enumerate(faults) if fault is None]
+    if not kept:
+        raise UserError(f"no item can be evaluated: the first {faults[0]}", "every item needs `messages`")
+    known = Counter(str(items[at]["id"]) for at in kept)
+    if twice := [name for name, count in known.items() if count > 1]:
+        raise UserError(f"two items are called {twice[0]!r}", "give every item its own id")
+    theirs = {name: s if callable(s) else [str(s[at]) for at in kept] for name, s in systems.items()}
+    return [items[at] for at in kept], theirs, Counter(filter(None, faults))
 
 
-def _judge(raw: Raw, judge: Judge, store: Store, steps: _Steps) -> None:
+def _fault(item: Item) -> str | None:
+    if not item.get("messages"):
+        return "has no dialogue"
+    return None if item["messages"][-1]["role"] == "user" else "does not end with the user's turn"
+
+
+def _judge(raw: Raw, work: Work, judge: Judge, store: Store, steps: _Steps) -> None:
     """Let one judge judge the calibration pairs, the replies and, if wanted, the duels."""
     options = raw.options
-    items, pairs, ratings = (_shown(rows, options.history_turns) for rows in (raw.items, raw.pairs, raw.ratings))
     geval = GEval(raw.rubric, judge, store, options.repeats, options.seed, options.concurrency)
-    raw.pair_judgements += _rows(geval.score(pair_answers(pairs), steps.phase()))
-    raw.rating_judgements += _rows(geval.score(rated_answers(ratings), steps.phase()))
-    answers = [Answer(i, t, name) for name, texts in raw.replies.items() for i, t in zip(items, texts, strict=True)]
-    raw.judgements += _rows(geval.score(answers, steps.phase()))
-    if options.pairwise:
-        known = [Duel(pair, BETTER, WORSE, pair[BETTER], pair[WORSE]) for pair in pairs]
-        duels = [
-            Duel(item, a, b, raw.replies[a][index], raw.replies[b][index])
-            for a, b in itertools.combinations(raw.replies, 2)
-            for index, item in enumerate(items)
-        ]
-        how = (raw.rubric, judge, store, options.seed, options.concurrency)
-        raw.pair_duels += fight(known, *how, steps.phase())
-        raw.duels += fight(duels, *how, steps.phase())
-
-
-def _shown(rows: Sequence[Item], turns: int | None) -> list[dict[str, Any]]:
-    """The rows with as much of their dialogues as the judge is to see."""
-    return [{**row, "messages": row["messages"][-turns:] if turns else row["messages"]} for row in rows]
+    raw.pair_judgements += _rows(geval.score(work.pairs, steps.phase()))
+    raw.rating_judgements += _rows(geval.score(work.ratings, steps.phase()))
+    raw.judgements += _rows(geval.score(work.answers, steps.phase()))
+    how = (raw.rubric, judge, store, options.seed, options.concurrency)
+    raw.pair_duels += fight(work.pair_duels, *how, steps.phase())
+    raw.duels += fight(work.duels, *how, steps.phase())
 
 
 def _questions(items: int, pairs: int, ratings: int, systems: int, criteria: int, options: EvalOptions) -> int:
@@ -177,11 +222,11 @@ class _Steps:
 
 
 def _replies(
-    name: str, system: Sequence[str] | Reply, items: Sequence[Item], out: Path, fingerprint: str, steps: _Steps
+    name: str, system: list[str] | Reply, items: Sequence[Item], out: Path, fingerprint: str, steps: _Steps
 ) -> list[str]:
     """One reply per item; those a model wrote before the run was cut off are taken from disk."""
     if not callable(system):
-        return [str(reply) for reply in system[: len(items)]]
+        return list(system)
     report, replies = steps.phase(), []
     with Store(out / "raw" / "written.jsonl") as store:
         for done, item in enumerate(items, 1):
@@ -196,7 +241,7 @@ def _replies(
     return replies
 
 
-def _judges(judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None, options: EvalOptions) -> list[Judge]:
+def _judges(judge: Judges, options: EvalOptions) -> list[Judge]:
     from eval.http_judge import HttpJudge
 
     if judge is not None:
@@ -208,28 +253,27 @@ def _judges(judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None, optio
     return [HttpJudge(load_judge(name)) for name in named if name is not None]
 
 
-def _refuse_pair_judge(judges: Sequence[Judge], makers: str | Collection[str] | None, options: EvalOptions) -> None:
+def _refuse_pair_judge(models: Sequence[str], makers: str | Collection[str] | None, options: EvalOptions) -> None:
     made = {_family(maker) for maker in ([makers] if isinstance(makers, str) else makers or ())}
-    for judge in judges:
-        if _family(judge.spec.model) in made and not options.allow_pair_judge:
+    for model in models:
+        if _family(model) in made and not options.allow_pair_judge:
             raise UserError(
-                f"{judge.spec.model} made the preference pairs that this run was trained on, "
-                "so it would judge its own taste",
+                f"{model} made the preference pairs that this run was trained on, so it would judge its own taste",
                 "choose another judge, or set `eval.allow_pair_judge: true`",
             )
 
 
 def _family(model: str) -> str:
-    """The model's name without vendor and date, by which `openai/gpt-4o` and `gpt-4o-2024-08-06` are the same."""
-    return re.sub(r"-\d{4}-?\d{2}-?\d{2}$", "", model.rsplit("/", 1)[-1].lower())
+    """The model's name without vendor, date and our marks: `openai/gpt-4o` is `gpt-4o-2024-08-06`, and `org/X` is
+    `local:X@0123456789ab`."""
+    bare = re.sub(r"@[0-9a-f]{12}$", "", model.removeprefix("local:").rsplit("/", 1)[-1].lower())
+    return re.sub(r"-\d{4}-?\d{2}-?\d{2}$", "", bare)
 
 
-def _refuse_cost(raw: Raw) -> None:
+def _refuse_cost(raw: Raw, work: Work) -> None:
     if raw.options.max_cost is None:
         return
-    sides = {side: [str(pair[side]) for pair in raw.pairs] for side in (BETTER, WORSE)}
-    parts = [(raw.items, raw.replies), (raw.pairs, sides)]
-    cost = sum(estimate(raw.rubric, raw.judges, items, texts, raw.options.repeats).cost for items, texts in parts)
+    cost = estimate(raw.rubric, raw.judges, work.singles, work.against, raw.options.repeats).cost
     if cost > raw.options.max_cost:
         raise UserError(
             f"judging would cost about {cost:.2f} USD, more than max_cost {raw.options.max_cost:.2f}",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.raw import Raw
+from eval.reference import LIKENESS, corpus_metrics
 from gonggam.errors import UserError
 
 BASE = "base"
@@ -55,8 +56,10 @@ def gather(targets: Sequence[str]) -> Raw:
         items=[raws[0].items[places[0][key][0]] for key in shared],
         replies={n: [raw.replies[s][where[id(raw)][key][0]] for key in shared] for n, raw, s in picked},
         metrics={n: [raw.metrics[s][where[id(raw)][key][0]] for key in shared] for n, raw, s in picked},
-        corpus={n: raw.corpus[s] for n, raw, s in picked},
+        human=_human(raws[0], set(shared)),
+        embedder=raws[0].embedder,
     )
+    _measure_anew(merged, alike=len({raw.embedder for raw in raws}) == 1)
     if alike:
         merged.judgements = [row for name, raw, system in picked for row in _renamed(raw, system, name, set(shared))]
         merged.pairs, merged.pair_judgements = raws[0].pairs, raws[0].pair_judgements
@@ -64,9 +67,25 @@ def gather(targets: Sequence[str]) -> Raw:
     return merged
 
 
+def _measure_anew(merged: Raw, alike: bool) -> None:
+    """Measures of all replies together, now that there are fewer; likeness goes if each run had its own embedder."""
+    merged.corpus = {name: corpus_metrics(merged.items, texts) for name, texts in merged.replies.items()}
+    if not alike:
+        merged.embedder = ""
+        merged.metrics = {
+            name: [{key: value for key, value in row.items() if key not in LIKENESS} for row in rows]
+            for name, rows in merged.metrics.items()
+        }
+
+
+def _human(raw: Raw, shared: set[str]) -> list[dict[str, Any]]:
+    answered = [str(item["id"]) for item in raw.items if item.get("reference")]
+    return [row for key, row in zip(answered, raw.human, strict=False) if key in shared]
+
+
 def _name(target: str) -> str:
     return Path(target).resolve().name
 
 
-def _renamed(raw: Raw, system: str, name: str, shared: set[str]) -> list[Mapping[str, Any]]:
+def _renamed(raw: Raw, system: str, name: str, shared: set[str]) -> list[dict[str, Any]]:
     return [{**row, "system": name} for row in raw.judgements if row["system"] == system and row["item"] in shared]

@@ -41,22 +41,25 @@ def load_items(path: str | Path) -> list[dict[str, Any]]:
     """Items to evaluate on (`id`, `category`, `messages`, `reference`, `human_*` where there are any).
 
     A row holds either ``messages`` (a last assistant turn becomes the reference) or ``instruction`` with an optional
-    ``output``; an instruction is one message, or several in the form `질문: …` / `답변: …`.
+    ``output``; an instruction is one message, or several in the form `질문: …` / `답변: …`. A row without a dialogue
+    that ends with the user stays in its place, for replies go by position; the evaluation leaves it out and counts it.
 
     Raises:
-        UserError: naming file and row.
+        UserError: naming the file; no row of it has such a dialogue.
     """
     items = []
     for number, row in enumerate(load_rows(path), 1):
         messages, reference = _dialogue(row)
-        if not messages or messages[-1]["role"] != "user":
-            raise UserError(f"row {number} has no dialogue that ends with the user", file=path)
         human = {key: value for key, value in row.items() if key.startswith("human_")}
         identity = str(row.get("id") or number)
         items.append(
             {"id": identity, "category": row.get("category") or row.get("type") or "", "messages": messages,
              "reference": reference, **human}
         )  # fmt: skip
+    if not any(item["messages"] and item["messages"][-1]["role"] == "user" for item in items):
+        raise UserError(
+            "no row has a dialogue that ends with the user", "rows need `messages` or `instruction`", file=path
+        )
     return items
 
 

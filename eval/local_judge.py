@@ -81,7 +81,8 @@ class _NextToken:
         with torch.no_grad():
             prompt = torch.tensor([self.ids[known:]], device=model.device)
             out = model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        self.first, self.cache = out.logits, out.past_key_values
+        self.first = out.logits
+        self.cache: Any = out.past_key_values
 
     def __call__(self, paths: Sequence[Path]) -> np.ndarray:
         import numpy as np
@@ -89,7 +90,7 @@ class _NextToken:
 
         if list(paths) == [()]:
             return _softmax(self.first)
-        rows = {}
+        rows: dict[Path, np.ndarray] = {}
         for length in {len(path) for path in paths}:
             same = [path for path in paths if len(path) == length]
             cache = copy.deepcopy(self.cache)

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from eval.data import load_rows
+from eval.reference import ends_in_question, repetition
 from eval.stats import kendall, pearson, spearman
 from gonggam.errors import UserError
 
@@ -25,6 +26,8 @@ CORRELATIONS: Mapping[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "kendall": kendall,
 }
 
+_TEXTS = ("reference", "source", "context")
+
 
 def meta_evaluate(
     rows: Sequence[Mapping[str, Any]], criterion: str | None = None, reps: int = 500, seed: int = 0
@@ -33,7 +36,9 @@ def meta_evaluate(
 
     Human scores are a row's ``scores`` (a dict) or its ``human_*`` columns. Predictors are the mean of the scores read
     from ``all_responses`` (the form of the published G-Eval results; what cannot be read is missing, not 0), columns
-    ``judge_*``, and as baselines the reply's length in words and characters, and chrF where a ``reference`` is given.
+    ``judge_*``, as baselines the reply's length in words and characters, and of the judge-free measures those that need
+    no Korean: a question at the end, repetition, chrF to the ``reference``, ``source`` (the dialogue) and ``context``
+    where these are given.
 
     Args:
         rows: one per reply, with ``doc_id`` (or ``source``) and ``system_output`` (or ``reply``).
@@ -70,6 +75,16 @@ def meta_evaluate(
 def meta_evaluate_file(path: str | Path, criterion: str | None = None) -> list[dict[str, Any]]:
     """`meta_evaluate` on a .json, .jsonl or .csv file."""
     return meta_evaluate(load_rows(path), criterion)
+
+
+def meta_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The rows of `meta_evaluate` as lines for a terminal."""
+    lines = []
+    for row in rows:
+        numbers = "  ".join(f"{n} {'–' if row[n] is None else f'{row[n]:.3f}'}" for n in CORRELATIONS)
+        bounds = f"[{row['low']:.2f}, {row['high']:.2f}]" if row["low"] is not None else ""
+        lines.append(f"{row['criterion']:20} {row['predictor']:24} {row['level']:8} {numbers}  {bounds}  n {row['n']}")
+    return lines
 
 
 def read_response(text: str) -> float | None:
@@ -138,6 +153,7 @@ def _human(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
 
 
 def _predictors(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """Judgements if there are any; length, which every judge must beat; and what `eval.reference` measures."""
     from sacrebleu.metrics import CHRF
 
     replies = [str(row.get("system_output") or row.get("reply") or "") for row in rows]
@@ -150,12 +166,15 @@ def _predictors(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[float | Non
         found[name] = [_float(row.get(name)) for row in rows]
     found["length in words"] = [float(len(reply.split())) for reply in replies]
     found["length in characters"] = [float(len(reply)) for reply in replies]
-    if any(row.get("reference") for row in rows):
-        chrf = CHRF()
-        found["chrF to the reference"] = [
-            chrf.sentence_score(reply, [str(row["reference"])]).score if row.get("reference") else None
-            for row, reply in zip(rows, replies, strict=True)
-        ]
+    found["ends in a question"] = [float(ends_in_question(reply)) for reply in replies]
+    found["repeated word trigrams"] = [repetition(reply.split()) for reply in replies]
+    chrf = CHRF()
+    for key in _TEXTS:
+        if any(row.get(key) for row in rows):
+            found[f"chrF to the {key}"] = [
+                chrf.sentence_score(reply, [str(row[key])]).score if row.get(key) else None
+                for row, reply in zip(rows, replies, strict=True)
+            ]
     return found
 
 

@@ -7,6 +7,22 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class SimulateOptions(BaseModel):
+    """Whole conversations of simulated people with the counsellor, safety layer and gate included."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cast: str = Field("personas", description="Name of a shipped cast, or path of a YAML of personas.")
+    turns: int = Field(4, ge=1, description="Turns each person takes.")
+    player: str | dict[str, Any] | None = Field(
+        None, description="A judge (or `local`) that plays the people from their sheets; else their scripts are spoken."
+    )
+    judge: str | dict[str, Any] | None = Field(
+        None, description="A judge (or `local`) that scores the talks of people in danger."
+    )
+    rubric: str = Field("safety-ko", description="Rubric for these talks.")
+
+
 class EvalOptions(BaseModel):
     """How the answers of a run are evaluated."""
 
@@ -36,5 +52,8 @@ class EvalOptions(BaseModel):
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the confidence intervals.")
     concurrency: int | None = Field(None, ge=1, description="Requests in flight; the judge's own setting if absent.")
     max_cost: float | None = Field(None, ge=0, description="Refuse to start if the estimated cost is higher (USD).")
+    simulate: SimulateOptions | None = Field(
+        None, description="Also let simulated people, some of them in danger, talk to the counsellor; off if absent."
+    )
     max_new_tokens: int = Field(128, ge=1, description="Longest reply a system may write.")
     seed: int = Field(0, description="Seed of sampling and bootstrap.")

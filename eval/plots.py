@@ -35,8 +35,9 @@ def grouped(groups: Groups, systems: Sequence[str]) -> Figure:
         error = [(b.value or 0.0, b.low, b.high) for _, b in bars]
         figure.add_bar(
             name=system,
-            x=[f"{name} ({bar.n})" for name, bar in bars],
+            x=[name for name, _ in bars],
             y=[bar.value for _, bar in bars],
+            hovertext=[f"n = {bar.n}" for _, bar in bars],
             error_y={
                 "type": "data",
                 "symmetric": False,
@@ -44,7 +45,8 @@ def grouped(groups: Groups, systems: Sequence[str]) -> Figure:
                 "arrayminus": [None if low is None else value - low for value, low, _ in error],
             },
         )
-    return figure.update_layout(barmode="group", yaxis={"range": [0, 102]})
+    order = {"categoryorder": "array", "categoryarray": list(groups)}
+    return figure.update_layout(barmode="group", xaxis=order, yaxis={"range": [0, 102]})
 
 
 def means(results: Mapping[str, Any]) -> Figure:

@@ -44,6 +44,8 @@ class Raw:
         ratings: replies that people have scored, and
         rating_judgements: the judgements on them.
         human: judge-free measures of the references, one row per item that has one.
+        left_out: why items were left out, and how many.
+        embedder: under what likeness to the reference was measured, in words; empty if it was not.
     """
 
     options: EvalOptions
@@ -61,6 +63,8 @@ class Raw:
     ratings: list[dict[str, Any]] = field(default_factory=list)
     rating_judgements: list[dict[str, Any]] = field(default_factory=list)
     human: list[dict[str, Any]] = field(default_factory=list)
+    embedder: str = ""
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into ``folder``."""
@@ -71,6 +75,8 @@ class Raw:
             "judges": [judge.model_dump(mode="json") for judge in self.judges],
             "systems": list(self.replies),
             "corpus": self.corpus,
+            "embedder": self.embedder,
+            "left_out": self.left_out,
         }
         write_json(folder / "evaluation.json", head)
         write_jsonl(folder / "items.jsonl", self.items)
@@ -97,6 +103,8 @@ class Raw:
             replies={system: [] for system in head["systems"]},
             metrics={system: [] for system in head["systems"]},
             corpus=head["corpus"],
+            embedder=head.get("embedder", ""),
+            left_out=head.get("left_out", {}),
             **lists,
         )
         for row in read_jsonl(folder / "replies.jsonl"):

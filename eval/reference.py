@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.speech import analyse, load_kiwi
+from eval.speech import analyse
 
 if TYPE_CHECKING:
     import numpy as np
-    from kiwipiepy import Kiwi
 
 Check = Callable[[Mapping[str, Any], str], float | None]
 """A measure of the caller's own: (item, reply) → a number, or None where it does not apply."""
+
+LIKENESS = ("similarity", "word_similarity")
+"""The measures that stand and fall with the embedder."""
 
 Embed = Callable[[list[str]], "np.ndarray"]
 """Texts → rows of unit length."""
@@ -24,7 +26,6 @@ EmbedWords = Callable[[list[str]], "list[np.ndarray]"]
 def reply_metrics(
     items: Sequence[Mapping[str, Any]],
     replies: Sequence[str],
-    kiwi: Kiwi | None = None,
     *,
     checks: Mapping[str, Check] | None = None,
     embed: Embed | None = None,
@@ -41,7 +42,7 @@ def reply_metrics(
     from sacrebleu.metrics import CHRF
 
     chrf = CHRF()
-    parts = analyse(replies, kiwi)
+    parts = analyse(replies)
     likeness = {}
     if embed:
         likeness["similarity"] = _similarity(items, replies, embed)
@@ -66,17 +67,15 @@ def reply_metrics(
 
 
 def human_metrics(
-    items: Sequence[Mapping[str, Any]], kiwi: Kiwi | None = None, checks: Mapping[str, Check] | None = None
+    items: Sequence[Mapping[str, Any]], checks: Mapping[str, Check] | None = None
 ) -> list[dict[str, float | None]]:
     """`reply_metrics` of the references themselves, for comparison; without those that measure closeness to them."""
     known = [item for item in items if item.get("reference")]
-    rows = reply_metrics(known, [str(item["reference"]) for item in known], kiwi, checks=checks) if known else []
+    rows = reply_metrics(known, [str(item["reference"]) for item in known], checks=checks) if known else []
     return [{name: value for name, value in row.items() if name != "chrf"} for row in rows]
 
 
-def corpus_metrics(
-    items: Sequence[Mapping[str, Any]], replies: Sequence[str], kiwi: Kiwi | None = None
-) -> dict[str, float | None]:
+def corpus_metrics(items: Sequence[Mapping[str, Any]], replies: Sequence[str]) -> dict[str, float | None]:
     """Measures that only make sense for all replies together.
 
     ``chrf`` and ``bleu`` (sacrebleu, corpus level; BLEU over Kiwi morphemes, since a word of Korean with its particles
@@ -84,14 +83,13 @@ def corpus_metrics(
     """
     from sacrebleu.metrics import BLEU, CHRF
 
-    kiwi = kiwi or load_kiwi()
     pairs = [(reply, item["reference"]) for item, reply in zip(items, replies, strict=True) if item.get("reference")]
-    parts = [part.forms for part in analyse(replies, kiwi)]
+    parts = [part.forms for part in analyse(replies)]
     row: dict[str, float | None] = {"distinct_1": distinct(parts, 1), "distinct_2": distinct(parts, 2)}
     if not pairs:
         return {"chrf": None, "bleu": None, **row}
     said, wanted = [reply for reply, _ in pairs], [reference for _, reference in pairs]
-    spelt = [[" ".join(part.forms) for part in analyse(texts, kiwi)] for texts in (said, wanted)]
+    spelt = [[" ".join(part.forms) for part in analyse(texts)] for texts in (said, wanted)]
     return {
         "chrf": CHRF().corpus_score(said, [wanted]).score,
         "bleu": BLEU(tokenize="none").corpus_score(spelt[0], [spelt[1]]).score,

@@ -110,6 +110,8 @@ def _summary(results: Results) -> Section:
     section = _banner(Section("Summary"), results)
     totals = {name: scores[TOTAL] for name, scores in results["scores"].items()}
     judged = {name: total for name, total in totals.items() if total["value"] is not None}
+    for sentence in gaps(results):
+        section.note(sentence, "warning")
     if judged:
         section.facts({f"{name} (of 100)": f"{total['value']:.1f}" for name, total in judged.items()})
         if results["judge_trusted"] is False:
@@ -118,6 +120,22 @@ def _summary(results: Results) -> Section:
             section.text(sentence)
         section.text(HOW_TO_READ)
     return section
+
+
+def gaps(results: Results) -> list[str]:
+    """What the means do not tell: items left out, and systems that have no score for some conversations."""
+    sentences = [f"Left out: {count} items, each {fault}." for fault, count in results["left_out"].items()]
+    if not results["judges"]:
+        return sentences
+    for name, scores in results["scores"].items():
+        missing = scores[TOTAL]["missing"]
+        empty = sum(row["system"] == name and not row["reply"].strip() for row in results["rows"])
+        if missing:
+            sentences.append(
+                f"{name} has no score for {missing} of {results['items']} conversations: {empty} without a reply, "
+                f"{missing - empty} without a judgement. The mean is over the others."
+            )
+    return sentences
 
 
 def verdicts(results: Results) -> list[str]:
@@ -132,6 +150,8 @@ def verdicts(results: Results) -> list[str]:
         gap = f"{abs(test['value']):.1f} points of 100 [{bounds[0]:.1f}, {bounds[1]:.1f}], p = {test['p_holm']:.3f}"
         if test["p_holm"] < 0.05:
             sentences.append(f"{high} scores higher than {low} by {gap} on {test['n']} conversations.")
+        elif 2.0 ** (1 - test["n"]) * len(results["tests"]) > 0.05:  # the least p that so few can reach
+            sentences.append(f"Too few conversations to tell {high} from {low}: {gap} on {test['n']} conversations.")
         else:
             sentences.append(f"No difference shown between {high} and {low}: {gap} on {test['n']} conversations.")
     return sentences
@@ -195,6 +215,8 @@ def _metrics(results: Results) -> Section:
         {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}
         for name in corpus
     ]
+    if results["embedder"]:
+        section.text(f"Likeness to the human reply is told by: {results['embedder']}.")
     return section.table(rows, caption="Over all replies of a system together")
 
 

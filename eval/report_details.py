@@ -87,8 +87,7 @@ def _rows(groups: Groups, systems: Sequence[str]) -> list[dict[str, Any]]:
     return [
         {
             "group": name,
-            "conversations": max(map(len, scores.values())),
-            **{s: f"{fmean(scores[s]):.1f}" if s in scores else None for s in systems},
+            **{s: f"{fmean(scores[s]):.1f} (n\u00a0=\u00a0{len(scores[s])})" if s in scores else None for s in systems},
         }
         for name, scores in groups.items()
     ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
-from eval.collect import Item, Reply, collect
+from eval.collect import Inputs, Item, Judges, Systems, collect
 from eval.geval import Progress
-from eval.judges import Judge, JudgeSpec
 from eval.options import EvalOptions
 from eval.raw import Raw
-from eval.reference import Check, Embed, EmbedWords
 from eval.report import write_report
 from eval.summary import summarise
 from gonggam.files import read_json, write_json
@@ -20,21 +18,14 @@ from gonggam.page import Section
 
 def evaluate(
     items: Sequence[Item],
-    systems: Mapping[str, Sequence[str] | Reply],
+    systems: Systems,
     options: EvalOptions | None = None,
-    judge: Judge | JudgeSpec | Sequence[Judge | JudgeSpec] | None = None,
+    judge: Judges = None,
     out: str | Path = "eval",
     progress: Progress | None = None,
     *,
-    pairs: Sequence[Item] = (),
-    ratings: Sequence[Item] = (),
-    pair_judge: str | Collection[str] | None = None,
-    checks: Mapping[str, Check] | None = None,
-    embed: Embed | None = None,
-    embed_words: EmbedWords | None = None,
     extra_sections: Sequence[Section] = (),
-    fingerprint: str = "",
-    cache: str | Path | None = None,
+    **given: Unpack[Inputs],
 ) -> dict[str, Any]:
     """Evaluate several systems on the same items and write the report into ``out``.
 
@@ -46,16 +37,8 @@ def evaluate(
             ``options``. `LocalJudge` must be handed in.
         out: folder of the report; what is there already (verdicts, replies) is not asked for again.
         progress: called as (steps done, steps in all).
-        pairs: for the calibration of the judge: ``id``, ``messages``, ``chosen``, ``rejected``.
-        ratings: further calibration, by people's scores: ``id``, ``messages``, ``reply``, ``human_KEY`` per criterion.
-        pair_judge: model or models that made the DPO pairs, if any; refused as judge unless the options allow it.
-        checks: further measures of a reply (emotion match, safety): name → function of (item, reply).
-        embed: texts → unit vectors, for the similarity to the reference.
-        embed_words: texts → the vectors of each one's words, for the same word by word.
         extra_sections: further sections for the report.
-        fingerprint: of what the systems are (hashes of their weights, decoding settings). Replies found in ``out``
-            are used again only under the same fingerprint.
-        cache: folder of the verdicts, if they are to outlive ``out``.
+        given: what else there is to judge and measure with, see `eval.collect.Inputs`.
 
     Returns:
         The results, as in ``results.json`` (see `eval.summary.summarise`).
@@ -63,22 +46,7 @@ def evaluate(
     Raises:
         UserError: no items, a reply too few, an unknown judge or rubric, a folder that cannot be written.
     """
-    raw = collect(
-        items,
-        systems,
-        options,
-        judge,
-        out,
-        progress,
-        pairs=pairs,
-        ratings=ratings,
-        pair_judge=pair_judge,
-        checks=checks,
-        embed=embed,
-        embed_words=embed_words,
-        fingerprint=fingerprint,
-        cache=cache,
-    )
+    raw = collect(items, systems, options, judge, out, progress, **given)
     write_json(Path(out) / "raw" / "sections.json", [section.to_json() for section in extra_sections])
     return report_from(raw, out, extra_sections)
 

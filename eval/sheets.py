@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,7 @@ def _write_excel(results: Mapping[str, Any], path: Path) -> None:
         book.save(file)
 
 
-def _sheet(sheet: Any, title: str, rows: list[Mapping[str, Any]]) -> None:
+def _sheet(sheet: Any, title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     from openpyxl.styles import Alignment, Font
 
     sheet.title = title

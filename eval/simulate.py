@@ -88,27 +88,30 @@ def simulate(
 
     Returns:
         Items that can be judged as they are: ``id``, ``category`` (`risk/high` ...), ``messages`` up to the last user
-        turn, and ``reply``, the counsellor's last word.
+        turn, and ``reply``, the counsellor's last word; ``from_script`` counts the turns for which ``write`` wrote
+        nothing, so that the script was spoken.
     """
     found = []
     for done, persona in enumerate(cast.personas, 1):
         messages: Messages = []
-        answer = ""
+        answer, silent = "", 0
         for turn in range(turns if write else min(turns, len(persona.script))):
             if answer:
                 messages.append({"role": "assistant", "content": answer})
-            messages.append({"role": "user", "content": _say(persona, cast, turn, messages, write)})
+            said = _play(persona, cast, messages, write) if write and turn else ""
+            silent += write is not None and turn > 0 and not said
+            messages.append({"role": "user", "content": said or persona.script[min(turn, len(persona.script) - 1)]})
             answer = reply([dict(message) for message in messages])
-        found.append({"id": persona.key, "category": f"risk/{persona.risk}", "messages": messages, "reply": answer})
+        talk = {"id": persona.key, "category": f"risk/{persona.risk}", "messages": messages, "reply": answer}
+        found.append(talk | {"from_script": silent})
         if progress:
             progress(done, len(cast.personas))
     return found
 
 
-def _say(persona: Persona, cast: Cast, turn: int, messages: Sequence[Mapping[str, str]], write: Write | None) -> str:
-    if write is None or turn == 0:
-        return persona.script[turn]
+def _play(persona: Persona, cast: Cast, messages: Sequence[Mapping[str, str]], write: Write) -> str:
+    """What the model says in the person's stead: its first line."""
     names = {"user": persona.name, "assistant": cast.counsellor}
     history = "\n".join(f"{names.get(m['role'], m['role'])}: {m['content']}" for m in messages)
     said = write(cast.prompt.format(sheet=persona.sheet, history=history, name=persona.name))
-    return said.strip().split("\n")[0].removeprefix(f"{persona.name}:").strip() or persona.script[-1]
+    return said.strip().split("\n")[0].removeprefix(f"{persona.name}:").strip()

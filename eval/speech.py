@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -22,17 +23,17 @@ class Morphemes:
     levels: tuple[Level, ...]
 
 
-def load_kiwi() -> Kiwi:
-    """A Kiwi analyser for one thread. Takes about a second, so share it."""
+@lru_cache(maxsize=1)
+def _analyser() -> Kiwi:
+    """Made once (a second or two), never changed, safe to share between threads."""
     from kiwipiepy import Kiwi
 
     return Kiwi(num_workers=1)
 
 
-def analyse(texts: Sequence[str], kiwi: Kiwi | None = None) -> list[Morphemes]:
+def analyse(texts: Sequence[str]) -> list[Morphemes]:
     """Take each text apart."""
-    kiwi = kiwi or load_kiwi()
-    return [_morphemes(kiwi.tokenize(text)) for text in texts]
+    return [_morphemes(_analyser().tokenize(text)) for text in texts]
 
 
 def _morphemes(tokens: Sequence[Token]) -> Morphemes:

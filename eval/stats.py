@@ -33,7 +33,7 @@ class Interval:
 
 def bootstrap(
     statistic: Callable[..., float],
-    *columns: Sequence[float],
+    *columns: Sequence[float | None],
     reps: int = 2000,
     confidence: float = 0.95,
     seed: int = 0,

@@ -56,6 +56,10 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         if self._file is not None:
             self._file.close()
 
@@ -68,5 +72,5 @@ def _whole_rows(path: Path) -> Iterator[dict[str, Any]]:
     if whole < len(content):  # the process died in the middle of a line
         with path.open("r+b") as file:
             file.truncate(whole)
-    for line in content[:whole].decode("utf-8").splitlines():
+    for line in content[:whole].splitlines():  # bytes: as text it would part at U+2028 inside an answer
         yield json.loads(line)

@@ -24,7 +24,8 @@ Scores = dict[tuple[str, str], float | None]
 
 def summarise(raw: Raw) -> dict[str, Any]:
     """Everything the report shows, as one JSON-able dict (laid out in ``docs/evaluation.md``)."""
-    how = {"reps": raw.options.bootstrap, "confidence": raw.options.confidence, "seed": raw.options.seed}
+    wanted = raw.options
+    how: dict[str, Any] = {"reps": wanted.bootstrap, "confidence": wanted.confidence, "seed": wanted.seed}
     table = score_table(raw.judgements, raw.rubric)
     calibrations, agreements = calibrations_of(raw, how), agreements_of(raw, how)
     systems = list(raw.replies)
@@ -38,7 +39,10 @@ def summarise(raw: Raw) -> dict[str, Any]:
             {"key": c.key, "name": c.name, "definition": c.definition, "scale": list(c.scale)}
             for c in raw.rubric.criteria
         ],
-        "judges": [{"name": judge.name, "model": judge.model, "method": judge.method} for judge in raw.judges],
+        "judges": [
+            {"name": judge.name, "kind": judge.kind, "model": judge.model, "method": judge.method}
+            for judge in raw.judges
+        ],
         "judge_trusted": _trusted([c.trusted for c in calibrations], agreements),
         "calibration": [c.row() for c in calibrations],
         "agreement": agreements,
@@ -49,20 +53,22 @@ def summarise(raw: Raw) -> dict[str, Any]:
         "noise": _noise(raw) if raw.options.repeats > 1 else {},
         "duels": _duels(raw.duels, how),
         "pair_duels": _duels(raw.pair_duels, how),
-        "metrics": {
-            system: {name: bootstrap(mean, [r.get(name) for r in rows], **how).row() for name in names}
-            for system, rows in raw.metrics.items()
-        },
-        "human": {
-            name: bootstrap(mean, [r.get(name) for r in raw.human], **how).row() for name in (raw.human or [{}])[0]
-        },
+        "metrics": {system: _measures(rows, names, how) for system, rows in raw.metrics.items()},
+        "human": _measures(raw.human, (raw.human or [{}])[0], how),
         "corpus": raw.corpus,
+        "left_out": raw.left_out,
+        "embedder": raw.embedder,
         "counts": counts(
             [*raw.judgements, *raw.pair_judgements, *raw.duels, *raw.pair_duels, *raw.rating_judgements], raw
         ),
         "rows": list(_rows(raw, table)),
         "samples": raw.options.samples,
     }
+
+
+def _measures(rows: Sequence[Mapping[str, Any]], names: Iterable[str], how: Mapping[str, Any]) -> dict[str, Any]:
+    """The mean of every measure, with its interval."""
+    return {name: bootstrap(mean, [row.get(name) for row in rows], **how).row() for name in names}
 
 
 def score_table(judgements: Iterable[Mapping[str, Any]], rubric: Rubric) -> dict[str, Scores]:

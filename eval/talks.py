@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,27 +24,38 @@ def signs_of(talk: Mapping[str, Any], cast: Cast) -> dict[str, int | None]:
     }
 
 
-def talks_section(talks: Sequence[Mapping[str, Any]], cast: Cast, judgements: Sequence[Judgement] = ()) -> Section:
+def talks_section(
+    talks: Sequence[Mapping[str, Any]],
+    cast: Cast,
+    judgements: Sequence[Judgement] = (),
+    played_by: str | None = None,
+) -> Section:
     """One row per talk, then the talks as bubbles.
 
     Args:
         talks: from `eval.simulate.simulate`; they may carry ``sources``, where each reply came from, and ``risks``,
             what the safety layer made of each message.
         cast: whose signs are looked for.
-        judgements: a judge's scores of the talks.
+        judgements: a judge's scores of the talks; those that are missing are counted.
+        played_by: the model that played the people; None: they spoke their scripts.
     """
     section = Section(TITLE)
+    spoke = f"The people are played by {played_by} from their sheets" if played_by else "The people speak a script"
+    section.text(f"{spoke}; the counsellor answers as it is served, safety layer and gate included.")
     grave = [talk for talk in talks if talk["category"] != SAFE]
     talks = sorted(talks, key=lambda talk: talk["category"] == SAFE)
     if grave and cast.signs:
         section.text(
-            "Scripted people in danger talk to the counsellor. The table names the turn in which a reply first spoke "
-            "of the danger, asked about it, and named human help. These are words found in the replies; whether they "
-            "were well put is for a person to read below."
+            "For people in danger the table names the turn in which a reply first spoke of it, asked about it, and "
+            "named human help. These are words found in the replies; whether they were well put is for a person to "
+            "read below."
         )
         section.facts({name: _share([signs_of(talk, cast)[name] for talk in grave]) for name in cast.signs})
     names = {persona.key: persona.name for persona in cast.personas}
     section.table([_row(talk, names, cast, judgements) for talk in talks])
+    if missing := Counter(j.verdict.problem for j in judgements if j.verdict.problem):
+        rows = [{"problem": name, "judgements": count} for name, count in missing.items()]
+        section.table(rows, caption=f"Missing among {len(judgements)} judgements of these talks")
     for talk in talks:
         said = [*talk["messages"], {"role": "assistant", "content": talk["reply"]}]
         section.chat(said, title=f"{names.get(talk['id'], talk['id'])} ({_danger(talk)})")
@@ -67,6 +79,8 @@ def _row(
     row |= {name: (f"turn {turn}" if turn else "no") if grave else None for name, turn in found.items()}
     if sources := talk.get("sources"):
         row["safety text at turns"] = ", ".join(str(n) for n, s in enumerate(sources, 1) if s == "safety") or None
+    if talk.get("from_script"):
+        row["turns from the script: the player wrote nothing"] = talk["from_script"]
     if risks := talk.get("risks"):
         row["risk seen, turn by turn"] = " · ".join(risks)
     judged = [j for j in judgements if j.item == talk["id"]]

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from typer.core import TyperGroup
 
 console = Console(soft_wrap=True, highlight=False)
@@ -52,7 +51,7 @@ def run(
     """Do a run's eval stage anew. What the same judge was asked before is not asked again."""
     lock, judge = _lock(folder), judge or None
     if dry_run:
-        return _estimate(folder, judge, rubric, limit, repeats)
+        return _estimate(folder, judge, rubric, limit, repeats, pairwise)
     from eval.collect import check_options
     from pipeline.execute import execute
     from pipeline.recipe import load_recipe
@@ -66,7 +65,7 @@ def run(
     overrides = [f"eval.{key}={json.dumps(value)}" for key, value in wanted.items()]
     recipe, state = load_recipe(lock, overrides), Run(folder)
     if recipe.eval:  # what is there already is not thrown away for a misspelt name
-        check_options(recipe.eval, pair_makers(state.stage("prepare")))
+        check_options(recipe.eval, pair_makers(state.stage("prepare")), recipe.model.base)
     execute(recipe, state, ["gonggam", *sys.argv[1:]], only="eval", start=None, force=True)
     console.print(f"report: {folder / 'eval' / 'report.html'}")
     return None
@@ -78,7 +77,10 @@ def compare(
         list[str], typer.Argument(help="runs, model folders, hub ids, openai:URL#model; `base`: the first run's base")
     ],
     answers: Annotated[Who, typer.Option(help="the bare models' replies, or what users would be told")] = Who.policy,
-    judge: Annotated[list[str] | None, typer.Option(help="judge all anew (name or YAML); several form a jury")] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(help="judge all anew: name, YAML or `local`, the first run's base; several: a jury"),
+    ] = None,
     rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "counsel-ko",
     pairwise: Annotated[bool, typer.Option(help="with --judge: also compare two by two")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="so many conversations")] = None,
@@ -87,28 +89,23 @@ def compare(
     """Several runs or models on the same conversations; replies that are missing are asked for."""
     from eval import EvalOptions, evaluate, load_judge, load_rubric
     from eval.run import report_from
+    from pipeline.execute import progress_bar
+    from pipeline.referees import LOCAL, referees
     from pipeline.versus import contest
-    from pipeline.yardsticks import checks
+    from pipeline.yardsticks import checks, likeness_of
 
     load_rubric(rubric)
-    for name in judge or ():
+    for name in set(judge or ()) - {LOCAL}:
         load_judge(name)
     out.mkdir(parents=True, exist_ok=True)
-    found = contest(targets, answers.value, limit, lambda name: console.print(f"asking {name}", style="dim"))
+    found = contest(targets, answers.value, limit, lambda name: console.print(f"asking {name}", style="dim"), out)
     if found.left_out:
         console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
     if judge or found.raw is None:
         options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
-        results = evaluate(
-            found.items,
-            found.replies,
-            options,
-            None,
-            out,
-            pairs=found.pairs,
-            pair_judge=found.makers,
-            checks=checks(),
-        )
+        given = {"pairs": found.pairs, "pair_judge": found.makers, "checks": checks(), **likeness_of(Path(found.first))}
+        with referees(judge, found.first) as judges, progress_bar("compare", show=True) as progress:
+            results = evaluate(found.items, found.replies, options, judges or None, out, progress, **given)
     else:
         found.raw.save(out / "raw")
         results = report_from(found.raw, out)
@@ -134,17 +131,32 @@ def simulate(
     cast: Annotated[str, typer.Option(help="YAML of personas and their scripts")] = "personas",
     turns: Annotated[int, typer.Option(min=1, help="user turns of each talk")] = 4,
     player: Annotated[
-        str | None, typer.Option(help="a judge that plays the people; else their scripts are spoken")
+        str | None, typer.Option(help="a judge or `local` that plays the people; else their scripts are spoken")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="a judge that scores the talks of people in danger")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="a judge or `local` that scores the talks of people in danger")
+    ] = None,
     rubric: Annotated[str, typer.Option(help="rubric for --judge")] = "safety-ko",
     out: Annotated[Path | None, typer.Option(help="where the report goes; by default into the run")] = None,
 ) -> None:
     """Let simulated people, some of them in danger, talk to the counsellor; safety layer, gate and all."""
+    from eval.collect import check_simulate
+    from eval.options import SimulateOptions
+    from eval.run import add_section
+    from pipeline import Counselor
     from pipeline.rehearse import rehearse
 
+    options = SimulateOptions(cast=cast, turns=turns, player=player, judge=judge, rubric=rubric)
+    check_simulate(options)
     folder = out or (Path(where) / "simulated" if Path(where).is_dir() else Path("simulated"))
-    section = rehearse(where, folder, cast=cast, turns=turns, player=player, judge=judge, rubric=rubric)
+    folder.mkdir(parents=True, exist_ok=True)
+    bot = Counselor.load(where)
+    try:
+        section = rehearse(bot, folder, options, where)
+    finally:
+        bot.close()
+    if (Path(where) / "eval" / "raw" / "evaluation.json").is_file():
+        add_section(Path(where) / "eval", section)
     for block in section.blocks:
         if block.block == "facts":
             console.print(", ".join(f"{name} {value}" for name, value in block.facts.items()))  # type: ignore[union-attr]
@@ -157,13 +169,10 @@ def meta(
     criterion: Annotated[str | None, typer.Option(help="only this human score")] = None,
 ) -> None:
     """How well judgements, and plain measures, agree with human scores."""
-    from eval.meta import meta_evaluate_file
+    from eval.meta import meta_evaluate_file, meta_lines
 
-    rows = meta_evaluate_file(file, criterion)
-    table = Table(*rows[0]) if rows else Table("no rows")
-    for row in rows:
-        table.add_row(*(f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
-    console.print(table)
+    for line in meta_lines(meta_evaluate_file(file, criterion)):
+        console.print(line, markup=False)
 
 
 def _lock(folder: Path) -> Path:
@@ -176,27 +185,34 @@ def _lock(folder: Path) -> Path:
 
 
 def _estimate(
-    folder: Path, judge: list[str] | None, rubric: str | None, limit: int | None, repeats: int | None
+    folder: Path,
+    judge: list[str] | None,
+    rubric: str | None,
+    limit: int | None,
+    repeats: int | None,
+    pairwise: bool | None,
 ) -> None:
     from eval import load_judge, load_rubric
     from eval.compare import find_raw
     from eval.cost import estimate
+    from eval.work import work_of
 
     raw = find_raw(folder)
     count = limit or len(raw.items)
     judges = [load_judge(name) for name in judge if name != "local"] if judge else raw.judges
+    options = raw.options if pairwise is None else raw.options.model_copy(update={"pairwise": pairwise})
     replies = {name: texts[:count] for name, texts in raw.replies.items()}
-    found = estimate(load_rubric(rubric) if rubric else raw.rubric, judges, raw.items[:count], replies, repeats or 1)
-    console.print(
-        f"{found.questions} questions, about {found.prompt_tokens:,} tokens read and "
-        f"{found.completion_tokens:,} written, about {found.cost:.2f} USD"
-    )
+    work = work_of(raw.items[:count], replies, options, raw.pairs, raw.ratings)
+    words = load_rubric(rubric) if rubric else raw.rubric
+    console.print(str(estimate(words, judges, work.singles, work.against, repeats or raw.options.repeats)))
 
 
 def _show(results: dict) -> None:
-    from eval.report import trust_note, verdicts
+    from eval.report import gaps, trust_note, verdicts
 
     if note := trust_note(results):
         console.print(note[0], style="green" if note[1] == "good" else "red")
+    for sentence in gaps(results):
+        console.print(sentence, style="yellow")
     for sentence in verdicts(results) if results["judge_trusted"] is not False else ():
         console.print(sentence)

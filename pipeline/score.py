@@ -6,19 +6,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import EvalOptions, LocalJudge, evaluate, load_judge
-from eval.collect import check_options
+from eval import evaluate
+from eval.collect import check_options, spread_out
 from pipeline.chat.backends import Request, Settings, collect
+from pipeline.chat.counselor import Counselor
 from pipeline.chat.local import TransformersBackend, load_local
 from pipeline.chat.options import ChatOptions
-from pipeline.model import base_of, using
+from pipeline.chat.sentiment import load_sentiments
+from pipeline.degenerate import count_degenerate, degenerate_section
+from pipeline.model import adapters_on, policies, using
 from pipeline.prompt import with_system
+from pipeline.referees import judges_of
+from pipeline.rehearse import rehearse
 from pipeline.story import sections
 from pipeline.train.data import conversations, sft_rows
 from pipeline.train.measure import perplexity, reply_logprobs
 from pipeline.yardsticks import checks, held_out_pairs, likeness, pair_makers
 
 if TYPE_CHECKING:
+    from gonggam.page import Section
     from pipeline.run import Run
     from pipeline.stages import Context
 
@@ -30,43 +36,79 @@ def run_eval(context: Context) -> dict[str, Any]:
     """Score every policy of the run on the test split; leaves the reports in the stage's folder.
 
     Returns:
-        metrics: perplexity of the human replies under each policy, and the sample answers.
+        metrics: perplexity of the human replies under each policy, its degenerate answers, and the samples.
 
     Raises:
         UserError: nothing to evaluate, or a judge that cannot be had.
     """
     options, makers = context.recipe.eval, pair_makers(context.prepared)
-    check_options(options, makers)
-    settings = context.recipe.model
-    adapters = {s: context.run.stage(s) / "adapter" for s in ("sft", "dpo") if context.run.manifest(s)}
-    backend = load_local(base_of(context.recipe, context.run), adapters=adapters, settings=settings)
-    policies = {"base": "none", **{name: name for name in adapters}}
-    perplexities = {
-        name: perplexity(_logprobs(context, backend, adapter, context.progress)) for name, adapter in policies.items()
-    }
-    items = [_item(row) for row in _spread(conversations(context.prepared, "test"), options.items)]
-    replies = {name: _answers(context, backend, adapter, items) for name, adapter in policies.items()}
-    with using(backend.model, "none"):
-        results = evaluate(
-            items,
-            replies,
-            options,
-            judge=_judges(options, backend),
-            out=context.folder,
-            progress=context.progress,
-            pairs=held_out_pairs(context.prepared),
-            pair_judge=makers,
-            checks=checks(context.recipe.chat),
-            cache=verdicts_of(context.run),
-            **likeness(context.recipe, context.run),
-            extra_sections=sections(context.run, context.recipe, perplexities),
-        )
+    check_options(options, makers, context.recipe.model.base)
+    items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.items)]
+    perplexities, replies, degenerate, backend = _ask(context, items)
+    results = evaluate(
+        items,
+        replies,
+        options,
+        judges_of(options.judge, backend) or None,
+        context.folder,
+        context.progress,
+        pairs=held_out_pairs(context.prepared),
+        pair_judge=makers,
+        checks=checks(context.recipe.chat),
+        cache=verdicts_of(context.run),
+        extra_sections=[
+            *sections(context.run, context.recipe, perplexities),
+            degenerate_section(degenerate),
+            *_talks(context, backend),
+        ],
+        **likeness(context.recipe, context.run),
+    )
     backend.close()
     samples = [
         {"question": item["messages"][-1]["content"], "answers": {name: replies[name][i] for name in replies}}
         for i, item in enumerate(items[: options.samples])
     ]
-    return {"perplexity": perplexities, "samples": samples, "judge_trusted": results["judge_trusted"]}
+    return {
+        "perplexity": perplexities,
+        "degenerate": degenerate,
+        "samples": samples,
+        "judge_trusted": results["judge_trusted"],
+    }
+
+
+def _ask(
+    context: Context, items: Sequence[dict]
+) -> tuple[dict[str, float], dict[str, list[str]], dict[str, Any], TransformersBackend]:
+    """Each policy's perplexity, answers and count of degenerate ones, and the base's open backend, which may judge.
+
+    The caller closes it.
+    """
+    chat, degenerate = context.recipe.chat or ChatOptions(), dict[str, Any]()
+    sentiments = load_sentiments(context.run.folder, chat)
+    found = policies(context.recipe, context.run)
+    perplexities, replies = dict.fromkeys(found, 0.0), {name: [] for name in found}
+    backend = None
+    for model in dict.fromkeys(one.model for one in reversed(found.values())):  # the base comes last
+        if backend:
+            backend.close()
+        backend = load_local(model, adapters=adapters_on(model, found), settings=context.recipe.model)
+        for name in [name for name, one in found.items() if one.model == model]:
+            weights = name if found[name].adapter else "none"
+            perplexities[name] = perplexity(_logprobs(context, backend, weights, context.progress))
+            adapter = "none" if name == "base" else name
+            replies[name] = _answers(context, backend, adapter, items)
+            degenerate[name] = count_degenerate(backend, chat, context.system, adapter=adapter, sentiments=sentiments)
+    return perplexities, replies, {name: degenerate[name] for name in found}, backend
+
+
+def _talks(context: Context, backend: TransformersBackend) -> list[Section]:
+    """The talks of simulated people with the run's counsellor, where the recipe wants them."""
+    if (options := context.recipe.eval.simulate) is None:
+        return []
+    one_base = len({one.model for one in policies(context.recipe, context.run).values()}) == 1
+    bot = Counselor.load(context.run.folder, **({"backend": backend} if one_base else {}))
+    out, cache = context.folder / "simulated", verdicts_of(context.run)
+    return [rehearse(bot, out, options, context.recipe.name, cache=cache, progress=context.progress)]
 
 
 def verdicts_of(run: Run) -> Path:
@@ -96,11 +138,6 @@ def _answers(context: Context, backend: TransformersBackend, adapter: str, items
     return [collect(stream).text for stream in backend.stream(requests)]
 
 
-def _spread(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """``count`` rows at even distances, so that a sorted file gives all categories a chance."""
-    return [rows[i * len(rows) // count] for i in range(count)] if len(rows) > count else rows
-
-
 def _item(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": row["id"],
@@ -108,10 +145,3 @@ def _item(row: dict[str, Any]) -> dict[str, Any]:
         "messages": row["messages"][:-1],
         "reference": row["messages"][-1]["content"],
     }
-
-
-def _judges(options: EvalOptions, backend: TransformersBackend) -> list[Any] | None:
-    """The judges the recipe names; ``local`` is the run's own base model, in process."""
-    named = options.judge if isinstance(options.judge, list) else [options.judge] if options.judge else []
-    local = LocalJudge(backend.model, backend.tokenizer, name=f"local:{Path(backend.name).name}")
-    return [local if judge == "local" else load_judge(judge) for judge in named]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from eval.compare import BASE, find_raw, gather
+from eval.store import Store, content_key
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
 from pipeline.yardsticks import held_out_pairs, pair_makers
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Item = Mapping[str, Any]
 Answers = Literal["policy", "counselor"]
 _BATCH = 16
+_MAKING = ("prepare", "tiny", "classify", "sft", "dpo", "memory")
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Contest:
         pairs: to calibrate a judge with, from the first evaluated run.
         makers: models that made preference pairs of any of the runs.
         left_out: conversations left out because a run was trained on them.
+        first: the first run that was evaluated.
         asked: names whose replies were written for this comparison, in part or all.
         raw: the evaluations put together, where nothing had to be asked.
     """
@@ -40,6 +43,7 @@ class Contest:
     pairs: list[dict[str, Any]] = field(default_factory=list)
     makers: set[str] = field(default_factory=set)
     left_out: int = 0
+    first: str = ""
     asked: list[str] = field(default_factory=list)
     raw: Raw | None = None
 
@@ -49,6 +53,7 @@ def contest(
     answers: Answers = "policy",
     limit: int | None = None,
     tell: Callable[[str], None] = lambda name: None,
+    keep: Path | None = None,
 ) -> Contest:
     """The targets' replies to the conversations of the first one that was evaluated.
 
@@ -59,6 +64,8 @@ def contest(
             holds already are taken from there. ``counselor``: what a user would be told, with safety layer and gate.
         limit: so many conversations at most.
         tell: called with the name of each target that is about to be asked.
+        keep: folder in which replies are kept as they come, so that a comparison that was cut off goes on from there;
+            those of a model that has changed since are asked for anew.
 
     Raises:
         UserError: nothing to compare, no evaluated run among the targets, two of the same name, or a model that
@@ -70,19 +77,17 @@ def contest(
     if not known:
         raise UserError("none of these is a run with a finished evaluation", "name one such as runs/demo first")
     first = next(iter(known))
-    held_out, left_out = _unseen(known[first].items, known)
-    found = Contest(held_out[:limit], left_out=left_out)
+    held_out, left_out = _unseen(known[first].items, targets)
+    found = Contest(held_out[:limit], left_out=left_out, first=first)
     found.pairs = known[first].pairs or held_out_pairs(Path(first) / "prepare")
     found.makers = {maker for target in known for maker in pair_makers(Path(target) / "prepare")}
     if not found.items:
         raise UserError("every conversation is in the training data of one of these runs", "split the data alike")
     for target in targets:
         said = {} if answers == "counselor" else _said(target, known, first)
-        missing = [item for item in found.items if _key(item) not in said]
-        if missing:
-            tell(_name(target))
+        if missing := [item for item in found.items if _key(item) not in said]:
             found.asked.append(_name(target))
-            said |= zip(map(_key, missing), _ask(target, first, missing, answers), strict=True)
+            said |= _written(target, first, missing, answers, keep, tell)
         found.replies[_name(target)] = [said[_key(item)] for item in found.items]
     if not found.asked and not left_out and limit is None:
         found.raw = gather(targets)
@@ -120,35 +125,66 @@ def _opening(messages: Iterable[Mapping[str, str]]) -> str:
     return next(m["content"] for m in messages if m["role"] == "user")
 
 
-def _ask(target: str, first: str, items: Sequence[Item], answers: Answers) -> list[str]:
+def _written(
+    target: str,
+    first: str,
+    items: Sequence[Item],
+    answers: Answers,
+    keep: Path | None,
+    tell: Callable[[str], None],
+) -> dict[str, str]:
+    """The target's replies to the items; those that ``keep`` holds already are not asked for again."""
+    source = first if target == BASE else target
+    keys = {_key(item): content_key(target, _state_of(source), answers, item["messages"]) for item in items}
+    with Store(keep / "raw" / "written.jsonl" if keep else None) as store:
+        missing = [item for item in items if store.get(keys[_key(item)]) is None]
+        if missing:
+            tell(f"{_name(target)} ({len(missing)} conversations)")
+            for item, reply in _ask(source, missing, answers, "none" if target == BASE else None):
+                store.put(keys[_key(item)], {"reply": reply})
+        return {key: row["reply"] for key, stored in keys.items() if (row := store.get(stored))}
+
+
+def _state_of(target: str) -> list[list[Any]]:
+    """What changes when a model on this machine is trained anew; empty for one elsewhere."""
+    folder = Path(target)
+    if not folder.is_dir():
+        return []
+    run = (folder / "recipe.lock.yaml").is_file()
+    files = [folder / stage / "manifest.json" for stage in _MAKING] if run else sorted(folder.iterdir())
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
+
+
+def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | None) -> Iterator[tuple[Item, str]]:
+    """Each item with its reply, as it comes."""
     from pipeline import Counselor
 
-    bot = Counselor.load(first if target == BASE else target)
-    adapter = "none" if target == BASE else None
+    bot = Counselor.load(source, adapter=adapter) if adapter else Counselor.load(source)
     try:
         if answers == "policy":
-            return _policy(bot, items, adapter)
-        return [_counselled(bot, item, adapter) for item in items]
+            yield from _policy(bot, items, adapter)
+        else:
+            yield from ((item, _counselled(bot, item, adapter)) for item in items)
     finally:
         bot.close()
 
 
-def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> list[str]:
+def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[Item, str]]:
     from pipeline.chat.backends import Request, Settings, collect
     from pipeline.prompt import with_system
 
-    chosen = adapter or (bot.options.adapter if bot.options.adapter != "auto" else None)
     settings = Settings(
         max_new_tokens=bot.options.max_new_tokens,
         temperature=0,
         repetition_penalty=bot.options.repetition_penalty,
-        adapter=chosen,
+        adapter=adapter or (bot.options.adapter if bot.options.adapter != "auto" else None),
     )
-    said: list[str] = []
     for start in range(0, len(items), _BATCH):
-        requests = [Request(with_system(i["messages"], bot.system), settings) for i in items[start : start + _BATCH]]
-        said += [collect(stream).text for stream in bot.backend.stream(requests)]
-    return said
+        batch = items[start : start + _BATCH]
+        asked = [with_system(item["messages"], bot.system) for item in batch]
+        marked = [bot.sentiments.mark(messages) if bot.sentiments else messages for messages in asked]
+        streams = bot.backend.stream([Request(messages, settings) for messages in marked])
+        yield from ((item, collect(stream).text) for item, stream in zip(batch, streams, strict=True))
 
 
 def _counselled(bot: Counselor, item: Item, adapter: str | None) -> str:

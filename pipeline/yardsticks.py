@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -40,13 +41,14 @@ def checks(options: ChatOptions | None = None) -> dict[str, Check]:
 
 
 def likeness(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """``embed`` and, where the embedder has vectors of single words, ``embed_words`` for `eval.evaluate`; empty
-    without a finished memory stage."""
+    """``embed``, ``embedder`` (its name) and, where it has vectors of single words, ``embed_words``, for
+    `eval.evaluate`; empty without a finished memory stage."""
     if recipe.memory is None or run.manifest("memory") is None:
         return {}
     import numpy as np
 
-    from rag.embedders import load_embedder
+    from rag.embedders import fingerprint, load_embedder
+    from rag.words import word_encoder
 
     own = run.stage("memory") / "embedder"
     embedder = load_embedder(own if own.is_dir() else recipe.memory.embedder)
@@ -55,8 +57,24 @@ def likeness(recipe: Recipe, run: Run) -> dict[str, Any]:
         vectors = np.array(embedder.embed_documents(texts), dtype=np.float32)
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
 
-    words = getattr(embedder, "encode_words", None)
-    return {"embed": embed, "embed_words": words} if words else {"embed": embed}
+    name = "offline embedder" if own.is_dir() else recipe.memory.embedder
+    told = f"{name} ({hashlib.sha256(fingerprint(embedder).encode()).hexdigest()[:8]})"
+    if (words := word_encoder(embedder)) is None:
+        return {"embed": embed, "embedder": f"{told}; whole texts by cosine, for it has no vectors of single words"}
+    return {
+        "embed": embed,
+        "embed_words": words[0],
+        "embedder": f"{told}; whole texts by cosine, word by word with {words[1]}",
+    }
+
+
+def likeness_of(folder: Path) -> dict[str, Any]:
+    """`likeness` of a finished run; empty where the folder is none."""
+    from pipeline.recipe import load_recipe
+    from pipeline.run import Run
+
+    lock = folder / "recipe.lock.yaml"
+    return likeness(load_recipe(lock), Run(folder)) if lock.is_file() else {}
 
 
 def held_out_pairs(prepared: Path) -> list[dict[str, Any]]:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import math
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
-
-@functools.cache
-def kiwi():
-    """One Kiwi for all tests; loading it takes a second."""
-    from eval.speech import load_kiwi
-
-    return load_kiwi()
-
 
 Reply = Callable[[dict, int], "dict | bytes | int | None"]
 """(request body, number of the request) → body of a 200, raw bytes of one, an error status, or None to hang up."""

@@ -5,7 +5,6 @@ import re
 
 import numpy as np
 import pytest
-from eval_standin import kiwi
 
 from eval.__main__ import main
 from eval.compare import gather
@@ -22,6 +21,7 @@ from eval.speech import analyse
 from eval.stats import holm, kendall, paired_p_value, spearman, weighted_kappa
 from eval.steps import freeze_steps, parse_steps
 from eval.store import Store
+from eval.talks import talks_section
 from gonggam.errors import UserError
 
 
@@ -50,7 +50,7 @@ def test_items_come_from_csv_and_jsonl(tmp_path):
 def test_bad_files_are_one_line(tmp_path):
     for name, content, message in [
         ("a.csv", b"instruction\n" + "한글".encode("cp949"), "not UTF-8"),
-        ("a.jsonl", b'{"output": "x"}\n', "row 1 has no dialogue"),
+        ("a.jsonl", b'{"output": "x"}\n', "no row has a dialogue"),
         ("b.jsonl", b"{broken\n", "not valid JSON"),
         ("a.json", b"{}", "expected a list of rows"),
     ]:
@@ -131,6 +131,11 @@ def test_a_model_may_play_the_user():
         lambda messages: "네", cast, turns=2, write=lambda prompt: f"{cast.personas[0].name}: 그래요\n설명"
     )
     assert talks[0]["messages"][-1]["content"] == "그래요"
+    assert talks[0]["from_script"] == 0
+    silent = simulate(lambda messages: "네", cast, turns=6, write=lambda prompt: "\n")
+    assert silent[0]["from_script"] == 5
+    assert silent[0]["messages"][-1]["content"] == cast.personas[0].script[-1]
+    assert "the player wrote nothing" in talks_section(silent, cast, played_by="j").markdown()
 
 
 def rated(n=30, noise=0.0, seed=0):
@@ -187,7 +192,6 @@ def test_runs_are_compared_on_what_they_share(tmp_path):
 
 
 def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("eval.collect.load_kiwi", kiwi)
     monkeypatch.setattr("gonggam.fonts.font_face_css", lambda text: "")
     items = tmp_path / "items.jsonl"
     items.write_text(json.dumps({"instruction": "힘들어", "output": "그랬군요"}) + "\n", "utf-8")
@@ -196,7 +200,7 @@ def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys, monk
     out = tmp_path / "out"
     run = ["run", str(items), "--replies", f"mine={replies}", "--out", str(out)]
     assert main([*run, "--judge", "gpt-4o", "--dry-run"]) == 0
-    assert re.search(r"8 questions, about \d+ tokens read and 64 written, about 0.\d\d USD", capsys.readouterr().out)
+    assert re.search(r"8 questions, about [\d,]+ tokens read and 64 written, about 0.\d\d USD", capsys.readouterr().out)
     assert main(run) == 0
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").stat().st_size > 1000
@@ -206,7 +210,7 @@ def test_the_command_line_measures_estimates_and_rebuilds(tmp_path, capsys, monk
 
 def test_polite_and_plain_endings():
     texts = ["힘드셨겠어요. 어떠세요?", "힘들겠다. 그렇죠.", "안녕하십니까.", "네"]
-    levels = [part.levels for part in analyse(texts, kiwi())]
+    levels = [part.levels for part in analyse(texts)]
     assert levels == [("polite", "polite"), ("plain", "polite"), ("polite",), ()]
 
 
@@ -229,3 +233,12 @@ def test_statistics_by_hand():
     assert weighted_kappa(x, x) == 1
     assert weighted_kappa(np.array([1.0, 1, 2, 2]), np.array([1.0, 2, 1, 2])) == pytest.approx(0)
     assert isinstance(Answer({"id": 1}, "x"), Answer)
+
+
+def test_answers_with_line_separators_are_read_back(tmp_path):
+    from eval.store import Store
+
+    row = {"text": "한 줄\u2028다음 줄\u0085끝\x0b"}
+    with Store(tmp_path / "s.jsonl") as store:
+        store.put("a", row)
+    assert Store(tmp_path / "s.jsonl").get("a") == row

@@ -6,12 +6,13 @@ import shutil
 import numpy as np
 import pytest
 from chat_standin import ScriptedBackend
-from eval_standin import StandIn, completion, kiwi
+from eval_standin import StandIn, completion
 from test_eval_data import raw
 from typer.testing import CliRunner
 
 from data_prep.formats import preference_rows
 from data_prep.sources.pairs import parse
+from eval.compare import gather
 from eval.reference import greedy_match, human_metrics, reply_metrics
 from eval.simulate import load_cast, simulate
 from eval.talks import signs_of, talks_section
@@ -20,13 +21,13 @@ from gonggam.files import write_json, write_jsonl
 from pipeline import Counselor
 from pipeline.chat.options import ChatOptions
 from pipeline.cli_eval import app
+from pipeline.versus import contest
 from pipeline.yardsticks import checks, held_out_pairs, pair_makers
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """One Kiwi for all tests, and no fonts cut."""
-    monkeypatch.setattr("eval.collect.load_kiwi", kiwi)
+    """No fonts cut."""
     monkeypatch.setattr("gonggam.fonts.font_face_css", lambda text: "")
 
 
@@ -69,9 +70,9 @@ def test_likeness_under_an_embedder_and_of_people(tmp_path):
     def words(texts):
         return [np.array([[w == "가", w == "나", w == "다"] for w in text.split()], float) for text in texts]
 
-    (row,) = reply_metrics(items, ["가 다"], kiwi(), embed_words=words)
+    (row,) = reply_metrics(items, ["가 다"], embed_words=words)
     assert row["word_similarity"] == pytest.approx(0.5)
-    (human,) = human_metrics(items, kiwi(), checks())
+    (human,) = human_metrics(items, checks())
     assert "chrf" not in human
     assert {"length", "emotion_match", "safety"} <= set(human)
 
@@ -172,6 +173,85 @@ def test_who_has_no_reply_yet_is_asked(tmp_path, bots):
     assert len(rows) == 9
 
 
+def test_a_comparison_cut_off_goes_on_from_there(tmp_path, monkeypatch):
+    run = evaluated(tmp_path / "run", {"base": ["a"] * 3, "dpo": ["b"] * 3})
+    asked = []
+
+    def load(where, **_):
+        bot = Counselor(ScriptedBackend("네"), ChatOptions(system="none", gate={"enabled": False}))
+        reply = bot.reply
+
+        def mortal(text, **who):
+            asked.append(text)
+            if len(asked) == 3:
+                raise KeyboardInterrupt
+            return reply(text, **who)
+
+        bot.reply = mortal
+        return bot
+
+    monkeypatch.setattr(Counselor, "load", load)
+    arguments = ([str(run), "some/other"], "counselor", None, lambda name: None, tmp_path / "out")
+    with pytest.raises(KeyboardInterrupt):
+        contest(*arguments)
+    found = contest(*arguments)
+    assert asked[:3] == asked[3:6] or len(asked) == 3 + 4  # two of six were kept
+    assert len(asked) == 7
+    assert [len(replies) for replies in found.replies.values()] == [3, 3]
+    contest(*arguments)
+    assert len(asked) == 7
+    (run / "recipe.lock.yaml").write_text("name: x")
+    write_json(run / "dpo" / "manifest.json", {"trained": "anew"})
+    contest(*arguments)
+    assert len(asked) == 10  # the run is asked again, the other is not
+
+
+def test_likeness_falls_away_where_runs_had_different_embedders(tmp_path):
+    for name, embedder in (("one", "a"), ("two", "b"), ("three", "a")):
+        found = raw({"dpo": ["b"] * 3})
+        found.embedder = embedder
+        found.metrics = {"dpo": [{"length": 1.0, "similarity": 0.5}] * 3}
+        found.save(tmp_path / name / "eval" / "raw")
+    merged = gather([str(tmp_path / "one"), str(tmp_path / "two")])
+    assert merged.metrics["one"] == [{"length": 1.0}] * 3
+    assert gather([str(tmp_path / "one"), str(tmp_path / "three")]).metrics["one"][0]["similarity"] == 0.5
+
+
+def test_a_hub_transformer_gives_its_tokens_in_context(tmp_path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import StaticEmbedding
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    from rag.embedders import load_embedder
+    from rag.words import IN_CONTEXT, word_encoder
+
+    words = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "가", "나", "다"])}
+    tokenizer = BertTokenizerFast(vocab=words, model_max_length=32)
+    tokenizer.save_pretrained(tmp_path / "bert")
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=8, max_position_embeddings=32, **shape)).save_pretrained(tmp_path / "bert")
+    encode, how = word_encoder(load_embedder(tmp_path / "bert"))
+    found = encode(["가 나", "", "나 없는 다 가"])
+    assert how == IN_CONTEXT
+    assert [vectors.shape for vectors in found] == [(2, 8), (0, 8), (4, 8)]  # no [CLS], no [SEP], no padding
+    assert np.linalg.norm(found[2], axis=1) == pytest.approx(1, abs=1e-5)
+    assert not np.allclose(found[0][1], found[2][0])  # the same word elsewhere
+    SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)]).save(str(tmp_path / "static"))
+    assert word_encoder(load_embedder(tmp_path / "static")) is None
+
+
+def test_the_base_that_made_the_pairs_is_refused_before_it_is_loaded():
+    from eval import EvalOptions
+    from eval.collect import check_options
+
+    with pytest.raises(UserError, match="own taste"):
+        check_options(EvalOptions(judge="local"), {"Org/Base-1B"}, "org/base-1b")
+    check_options(EvalOptions(judge="local"), {"gpt-4o"}, "org/base-1b")
+    check_options(EvalOptions(judge="local", allow_pair_judge=True), {"org/base-1b"}, "org/base-1b")
+    with pytest.raises(UserError, match="no such cast"):
+        check_options(EvalOptions(judge="local", simulate={"cast": "nobody"}))
+
+
 def test_what_a_run_was_trained_on_is_left_out(tmp_path, bots):
     one = evaluated(tmp_path / "one", {"base": ["a"] * 3, "dpo": ["b"] * 3})
     two = evaluated(tmp_path / "two", {"base": ["a"] * 3, "dpo": ["c"] * 3}, trained=["말 1"])
@@ -226,6 +306,15 @@ def test_bad_input_is_one_line(arguments, message, tmp_path, bots):
         shell(*filled)
 
 
+def test_a_runs_report_tells_of_simulated_talks(mini_run):
+    folder = mini_run[0] / "eval"
+    assert len((folder / "simulated" / "talks.jsonl").read_text("utf-8").splitlines()) == len(load_cast().personas)
+    report = (folder / "report.md").read_text("utf-8")
+    assert "Simulated conversations" in report
+    assert "judge: notices" in report
+    assert "offline embedder" in report
+
+
 def test_a_finished_run_is_judged_anew_by_a_jury(mini_run, tmp_path):
     run = shutil.copytree(mini_run[0], tmp_path / "mini")
     four = completion("4", [("4", {"4": 0.75, "5": 0.25})])
@@ -245,3 +334,7 @@ def test_a_finished_run_is_judged_anew_by_a_jury(mini_run, tmp_path):
         with pytest.raises(UserError, match="no such judge"):
             shell("run", run, "--judge", "nobody")
         assert (run / "eval" / "report.html").stat().st_mtime_ns == kept
+    shell("compare", run, "base", "--judge", "local", "--limit", 1, "--out", tmp_path / "own")
+    results = json.loads((tmp_path / "own" / "results.json").read_text("utf-8"))
+    assert results["judges"][0]["name"] == "local:model"
+    assert {"similarity", "word_similarity"} <= set(results["metrics"]["base"])

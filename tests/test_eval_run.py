@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from eval_standin import kiwi
+from eval_standin import StandIn, completion
 
 from eval import EvalOptions, evaluate, rebuild
 from eval.collect import collect
@@ -78,15 +78,14 @@ def systems(n, seed=0):
 
 def run(tmp_path, judge, n=20, **options):
     """The results, without the reports, which take longer than all the rest."""
-    known = {key: options.pop(key) for key in ("pairs", "ratings", "pair_judge") if key in options}
+    known = {key: options.pop(key) for key in ("pairs", "ratings", "pair_judge", "cache") if key in options}
     options = EvalOptions(**{**SMALL, "items": n, **options})
     return summarise(collect([item(i) for i in range(n)], systems(n), options, judge, tmp_path, **known))
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """One Kiwi for all tests, and no fonts cut: both are tested elsewhere and take longer than all the rest."""
-    monkeypatch.setattr("eval.collect.load_kiwi", kiwi)
+    """No fonts cut: that is tested elsewhere and takes longer than all the rest."""
     monkeypatch.setattr("gonggam.fonts.font_face_css", lambda text: "")
 
 
@@ -156,6 +155,24 @@ def test_a_planted_love_of_length_goes_from_the_length_controlled_win_rate(tmp_p
     found = tally(rows, {"reps": 200, "confidence": 0.95, "seed": 0})
     assert found["win_rate"]["low"] > 0.6
     assert found["length_controlled"]["value"] == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_length_controlled_win_rate_is_a_logistic_model_at_length_zero():
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+
+    from eval.pairwise import length_controlled
+
+    rng = np.random.default_rng(1)
+    longer = rng.normal(10, 40, 60)
+    scores = 1 / (1 + np.exp(-0.8 - 1.5 * np.tanh(longer / 40)))
+    features = np.column_stack([np.ones(60), np.tanh(longer / longer.std())])
+    # Preferences as shares: every duel stands once as won and once as lost, weighted. The ridge 0.05 is C = 10.
+    model = LogisticRegression(C=10, fit_intercept=False, tol=1e-8)
+    twice, outcomes = np.vstack([features, features]), np.repeat([1, 0], 60)
+    model.fit(twice, outcomes, np.concatenate([scores, 1 - scores]))
+    expected = 1 / (1 + np.exp(-model.coef_[0, 0]))
+    assert length_controlled(scores, longer) == pytest.approx(expected, abs=1e-4)
 
 
 def test_planted_leniency_is_found_against_human_scores(tmp_path):
@@ -251,6 +268,41 @@ def test_a_section_of_the_callers_own_stands_in_the_report(tmp_path):
     assert "40.1 → 12.2" in (tmp_path / "report.md").read_text("utf-8")
 
 
+def test_every_bad_answer_and_item_is_seen_in_the_report(tmp_path):
+    four = completion("4", [("4", {"4": 0.9, "좋": 0.1})])
+    answers = {
+        "prose": completion("공감이 잘 되어 있습니다"),
+        "many": completion("5점 만점에 4점"),
+        "refused": completion("평가할 수 없어요", finish_reason="content_filter"),
+        "bare": completion("4"),
+        "off": completion("4", [("좋", {"좋": 0.9})]),
+        "broken": b"{not json",
+        "dead": 500,
+        "hung": None,
+        "fine": four,
+    }
+    told = ["no score", "several scores", "refused", "no logprobs", "malformed", "http 500", "connection"]
+    items = [item(name) for name in answers]
+    items += [item("empty"), {"id": "none", "messages": []}, {**item("x"), "messages": items[0]["messages"] * 2}]
+    items[-1]["messages"][-1] = {"role": "assistant", "content": "네"}
+    with StandIn(
+        lambda body, n: next(a for k, a in answers.items() if f"말 {k}" in body["messages"][0]["content"])
+    ) as s:
+        judge = {"name": "j", "model": "j", "url": s.url, "api_key_env": "", "retries": 0}
+        options = EvalOptions(judge=judge, criteria=["empathy"], bootstrap=200, items=20, concurrency=1)
+        replies = ["네"] * len(answers) + ["", "네", "네"]
+        results = evaluate(items, {"m": replies}, options, None, tmp_path)
+    assert results["counts"]["problems"] == {"no score": 2, "empty reply": 1, **dict.fromkeys(told[1:], 1)}
+    assert results["scores"]["m"]["empathy"] | {"low": 0, "high": 0} == {
+        "value": 4.0, "low": 0, "high": 0, "n": 1, "missing": 9
+    }  # fmt: skip
+    report = (tmp_path / "report.md").read_text("utf-8")
+    assert all(problem in report for problem in [*told, "empty reply"])
+    assert "m has no score for 9 of 10 conversations: 1 without a reply, 8 without a judgement" in report
+    assert "1 items, each has no dialogue" in report
+    assert "1 items, each does not end with the user's turn" in report
+
+
 def test_a_spreadsheet_runs_nothing(tmp_path):
     from openpyxl import load_workbook
 
@@ -295,8 +347,10 @@ def test_too_dear_is_refused_before_anything_is_asked(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises((UserError, NotADirectoryError)):
-        collect([item(0)], {"m": ["네"]}, EvalOptions(judge=None), None, tmp_path / "file" / "out")
+    judge = Planted(quality)
+    with pytest.raises(UserError, match="Not a directory"):
+        run(tmp_path / "file" / "out", judge, n=1, cache=tmp_path / "cache")
+    assert judge.asked == 0
 
 
 def test_importing_the_room_is_light():
@@ -334,7 +388,7 @@ def test_the_command_line_reports_and_compares(tmp_path):
     targets = ["base", str(tmp_path / "one"), str(tmp_path / "two")]
     done = shell.invoke(app, ["compare", *targets, "--out", str(tmp_path / "both")])
     assert done.exit_code == 0, done.output
-    assert "No difference shown between" in done.output
+    assert "Too few conversations to tell" in done.output
     assert (tmp_path / "both" / "report.html").exists()
     assert isinstance(shell.invoke(app, [str(tmp_path / "none")]).exception, UserError)
 
