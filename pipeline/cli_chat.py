@@ -61,6 +61,11 @@ def _load(where: str, run: Path | None) -> Counselor:
     return Counselor.load(where, run=run)
 
 
+def shorten(line: str, most: int = 400) -> str:
+    """A line as it is echoed: what nobody wants to read again is cut."""
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 class Talk:
     """One conversation in a terminal; lines of a pipe are read as if they were typed."""
 
@@ -93,7 +98,7 @@ class Talk:
                 break
             line = line.strip()
             if not typed and line:
-                self.console.print(f"\n[bold cyan]{self.words['prompt']}[/]{escape(line)}")
+                self.console.print(f"\n[bold cyan]{self.words['prompt']}[/]{escape(shorten(line))}")
             if line in ("/quit", "/exit", "/q"):
                 break
             if line and self.hear(line):

@@ -1,4 +1,4 @@
-"""`gonggam bench memory`: how well memories are recalled. Thin: parse, call, print."""
+"""`gonggam bench memory` and `bench safety`: how well memories are recalled, how well danger is seen."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ app = typer.Typer(help="Measure parts of gonggam.", no_args_is_help=True)
 console = Console(soft_wrap=True, highlight=False)
 
 COLUMNS = ("recall@1", "recall@2", "recall@5", "mrr", "kept@2", "auc", "false_recall", "missed")
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `memory` a subcommand while it is the only one."""
 
 
 @app.command()
@@ -46,6 +41,24 @@ def memory(
     if out:
         write_json(out, rows)
     _show(rows)
+
+
+@app.command()
+def safety(
+    picture: Annotated[Path | None, typer.Option(help="PNG file for the emotion confusion matrix.")] = None,
+) -> None:
+    """Recall and false alarms of the safety layer, and how well emotions are told; about half a minute."""
+    from pipeline.chat.measure import main
+
+    main(picture)
+
+
+@app.command()
+def answers() -> None:
+    """Whether human-written answers fit the feeling of held-out messages; about a minute."""
+    from pipeline.chat.measure_answers import main
+
+    main()
 
 
 def _sample(name: str) -> Path:

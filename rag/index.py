@@ -87,7 +87,7 @@ class ExchangeIndex:
         scored = [
             (row, score * self._freshness(row, now))
             for row, score in fused.items()
-            if self.exchanges[row].id not in exclude
+            if self.exchanges[row].id not in exclude and not self.exchanges[row].mark
         ]
         if max((level[row] for row, _ in scored), default=0.0) < threshold:
             return []

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from gonggam.files import friendly_os_errors, writing
 
@@ -17,17 +18,23 @@ _HEADLESS = "headless"  # the first line was lost; the rest is read all the same
 
 @dataclass(frozen=True)
 class Exchange:
-    """A user's message and the reply it got. ``when`` is an aware time."""
+    """A user's message and the reply it got, or a mark: something noted of a session without any words of it.
+
+    ``when`` is an aware time; ``meta`` holds what the caller knows of it (an emotion, a risk) as plain JSON values.
+    """
 
     id: str
     session: str
     when: datetime
     user: str
     reply: str
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    mark: bool = False
 
-    def to_dict(self) -> dict[str, str]:
-        """Plain JSON values."""
-        return {**asdict(self), "when": self.when.isoformat()}
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; ``meta`` and ``mark`` only where there is something to tell."""
+        row = {**asdict(self), "when": self.when.isoformat()}
+        return {name: value for name, value in row.items() if value or name not in ("meta", "mark")}
 
 
 class ExchangeLog:
@@ -133,6 +140,8 @@ def _parse(line: bytes) -> Exchange | None:
             when=when if when.tzinfo else when.replace(tzinfo=UTC),
             user=str(row["user"]),
             reply=str(row["reply"]),
+            meta=dict(row.get("meta") or {}),
+            mark=bool(row.get("mark")),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,11 +58,14 @@ class ScriptedBackend:
     def forget(self, session):
         self.forgotten.append(session)
 
+    def alive(self):
+        return True
+
     def close(self):
         pass
 
 
-def tiny_model(folder: Path, context: int = 512, seed: int = 0) -> Path:
+def tiny_model(folder: Path, context: int = 512, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
     """A random Llama with a byte-level tokenizer and our chat template, as an ordinary model folder."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -82,9 +86,9 @@ def tiny_model(folder: Path, context: int = 512, seed: int = 0) -> Path:
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(fast), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=context, pad_token_id=0, bos_token_id=None, eos_token_id=4,
-        initializer_range=0.2,
+        vocab_size=len(fast), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=context, pad_token_id=0,
+        bos_token_id=None, eos_token_id=4, initializer_range=0.2,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(folder)
     return folder
@@ -100,3 +104,24 @@ def tiny_adapter(model: Path, folder: Path, seed: int) -> Path:
     config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(AutoModelForCausalLM.from_pretrained(model), config).save_pretrained(folder)
     return folder
+
+
+def bigram_memory(folder: Path, **settings):
+    """A memory store with character bigrams as vectors, so that it needs no model."""
+    from langchain_core.embeddings import Embeddings
+
+    from rag.memory import MemoryStore
+    from rag.options import MemoryOptions
+
+    class Bigrams(Embeddings):
+        def embed_documents(self, texts):
+            return [self.embed_query(text) for text in texts]
+
+        def embed_query(self, text):
+            vector = [0.01] * 64
+            for a, b in itertools.pairwise(text):
+                vector[(ord(a) * 31 + ord(b)) % 64] += 1.0
+            norm = sum(v * v for v in vector) ** 0.5
+            return [v / norm for v in vector]
+
+    return MemoryStore(folder, Bigrams(), MemoryOptions(**settings))

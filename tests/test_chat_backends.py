@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import itertools
 import json
 import threading
 
@@ -109,34 +108,62 @@ def test_cancelling_stops_the_model_and_frees_the_worker(backend):
     assert len(stream.row.emitted) < 400
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(backend, monkeypatch):
+def test_out_of_memory_lets_rows_wait_and_go_on(backend, monkeypatch):
     import torch
 
-    from pipeline.chat import local
+    from pipeline.chat import local, worker
 
-    real, sizes = local.decode, []
+    sizes = []
 
-    def small_memory(model, rows, *rest):
-        sizes.append(len(rows))
-        if len(rows) > 1:
-            yield from itertools.islice(real(model, rows, *rest), 3 * len(rows))
-            raise torch.OutOfMemoryError("no room")
-        yield from real(model, rows, *rest)
+    class SmallMemory(worker.Running):
+        room = 1
+
+        def step(self):
+            sizes.append(len(self.rows))
+            if len(self.rows) > self.room:
+                raise torch.OutOfMemoryError("no room")
+            return super().step()
+
+        def join(self, row, cache=None):
+            if not self.room:
+                raise torch.OutOfMemoryError("no room")
+            return super().join(row, cache)
+
+    class NoMemory(SmallMemory):
+        room = 0
 
     settings = Settings(max_new_tokens=8, temperature=0, repetition_penalty=1.0, adapter="none")
     wanted = generate(backend, TALK, settings).text
-    monkeypatch.setattr(local, "decode", small_memory)
-    found = [collect(stream).text for stream in backend.stream([Request(TALK, settings), Request(TALK, settings)])]
+    monkeypatch.setattr(worker, "Running", SmallMemory)
+    small = local.TransformersBackend(backend.model, backend.tokenizer)
+    found = [collect(stream).text for stream in small.stream([Request(TALK, settings), Request(TALK, settings)])]
+    small.close()
     assert found == [wanted, wanted]
-    assert sizes == [2, 1, 1]
-
-    def no_memory(*_):
-        raise torch.OutOfMemoryError("no room")
-        yield
-
-    monkeypatch.setattr(local, "decode", no_memory)
+    assert sizes[0] == 2
+    assert set(sizes[1:]) == {1}
+    monkeypatch.setattr(worker, "Running", NoMemory)
+    none = local.TransformersBackend(backend.model, backend.tokenizer)
     with pytest.raises(BackendError, match="out of GPU memory"):
-        generate(backend, TALK, settings)
+        generate(none, TALK, settings)
+    none.close()
+
+
+def test_requests_join_a_running_batch_and_keep_their_prefixes_in_it(backend):
+    long, short = (Settings(max_new_tokens=n, temperature=0, adapter="sft", session=str(n)) for n in (40, 6))
+    alone = [generate(backend, talk, how).text for talk, how in ((TALK, long), (OTHER, short))]
+    for name in ("40", "6"):
+        backend.forget(name)
+    slow = backend.stream([Request(TALK, long)])[0]
+    pieces = iter(slow)
+    begun = next(pieces).text
+    later = generate(backend, OTHER, short)  # joins while the first is being written, and is done before it
+    assert later.text == alone[1]
+    assert (begun + "".join(piece.text for piece in pieces)).strip() == alone[0]
+    again = [*OTHER, {"role": "assistant", "content": later.text}, {"role": "user", "content": "네"}]
+    kept = generate(backend, again, short)
+    assert kept.usage.cached_tokens > 0
+    backend.forget("6")
+    assert kept.text == generate(backend, again, short).text
 
 
 def test_a_prompt_beyond_the_context_and_an_unknown_adapter_are_told(backend):

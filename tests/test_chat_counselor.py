@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 import logging
 import threading
 
 import pytest
-from chat_standin import ScriptedBackend, tiny_model
+from chat_standin import ScriptedBackend, bigram_memory, tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,43 +23,21 @@ from pipeline.chat.resources import data
 GOOD = "많이 속상하셨겠어요. 애써 준비하신 시간이 있어서 더 그러실 거예요. 지금 가장 마음에 남는 건 무엇인가요?"
 
 
-class Embedder:
-    """Character bigrams as vectors, so that memory needs no model."""
-
-    def embed_documents(self, texts):
-        return [self.embed_query(text) for text in texts]
-
-    def embed_query(self, text):
-        vector = [0.01] * 64
-        for a, b in itertools.pairwise(text):
-            vector[(ord(a) * 31 + ord(b)) % 64] += 1.0
-        norm = sum(v * v for v in vector) ** 0.5
-        return [v / norm for v in vector]
-
-
 @pytest.fixture
 def memory(tmp_path):
-    from langchain_core.embeddings import Embeddings
-
-    from rag.memory import MemoryStore
-    from rag.options import MemoryOptions
-
-    class Embedding(Embedder, Embeddings):
-        pass
-
-    return MemoryStore(tmp_path, Embedding(), MemoryOptions(threshold=0.0))
+    return bigram_memory(tmp_path, threshold=0.0)
 
 
 class Knowledge:
     """Stands in for `rag.knowledge.KnowledgeBase`."""
 
-    def __init__(self, *answers, cosine=0.9):
-        self.answers, self.cosine = answers, cosine
+    def __init__(self, *answers, cosine=0.9, emotion=None):
+        self.answers, self.cosine, self.emotion = answers, cosine, emotion
 
     def search(self, question, k=3):
         from rag.knowledge import Hit
 
-        return [Hit("질문", answer, 1.0, self.cosine) for answer in self.answers[:k]]
+        return [Hit("질문", answer, 1.0, self.cosine, {"emotion": self.emotion}) for answer in self.answers[:k]]
 
 
 def bot(*texts, **parts):
@@ -139,6 +116,56 @@ def test_high_risk_is_answered_by_people_not_remembered_and_the_talk_goes_on(mem
     assert remembering.reply("죽고 싶어", user="dana").exchange
 
 
+def test_a_danger_that_was_told_is_asked_on_and_then_the_talk_moves_on():
+    counselor, standing = bot(), data("crisis")["standing"]
+    said = ["죽고 싶어", "네", "아니 그냥요", "괜찮아요", "몰라요", "괜찮다니까요", "오늘 저녁은 카레를 먹었어요", "네"]
+    replies = [counselor.reply(text, user="a") for text in said]
+    asked = [standing["affirmed"][0], standing["denied"][0], standing["denied"][1], standing["withdrawn"][0]]
+    assert [reply.text for reply in replies[1:5]] == [text.strip() for text in asked]
+    assert [reply.risk for reply in replies] == ["high"] * 5 + ["low"] * 3
+    check_in = data("crisis")["check_in"].strip()
+    assert [check_in in reply.text for reply in replies] == [False] * 5 + [True] + [False] * 2
+
+
+def test_the_concern_and_the_feelings_outlive_a_restart_without_a_word_of_the_crisis(memory):
+    marking = ChatOptions(safety={"remember_mark": True})
+    first = bot(memory=memory, options=marking)
+    emotion = first.reply("면접 떨어졌어 ㅠㅠ", user="a", session="1").emotion
+    first.reply("수박처럼 부서지고 싶어 그냥 죽고 싶어", user="a", session="1")
+    memory.close()
+    again = bot(memory=memory, options=marking)
+    assert again.history("a", "1")[0].emotion == emotion
+    reply = again.reply("괜찮아요", user="a", session="1")
+    assert (reply.source, reply.kind, reply.reasons) == ("safety", "suicide", ("standing_denied",))
+    assert again.reply("진짜 죽고 싶어", user="a", session="1").text == data("crisis")["suicide"]["again"][0].strip()
+    stored = b"".join(path.read_bytes() for path in memory.root.rglob("*") if path.is_file()).decode("utf-8", "ignore")
+    assert "수박" not in stored
+    assert len(again.export("a")["marks"]) == 3
+    assert again.forget("a")
+    assert "marks" not in again.export("a")
+
+
+def test_nothing_of_a_crisis_is_kept_unless_the_recipe_says_so(memory):
+    bot(memory=memory).reply("죽고 싶어", user="a", session="1")
+    assert bot(memory=memory).export("a") == {"format": 1, "user": "a", "exchanges": []}
+
+
+def test_one_session_in_two_processes_is_one_conversation(memory):
+    from rag.memory import MemoryStore
+
+    other = MemoryStore(memory.root, memory.embedder, memory.settings)
+    one, two = bot(memory=memory), bot(memory=other)
+    one.reply("면접 떨어졌어", user="a", session="1")
+    two.reply("그래서 속상해", user="a", session="1")
+    one.reply("또 볼 거야", user="a", session="1")
+    said = ["면접 떨어졌어", "그래서 속상해", "또 볼 거야"]
+    assert [turn.user for turn in two.history("a", "1")] == [turn.user for turn in one.history("a", "1")] == said
+    assert [m["content"] for m in one.backend.asked[1].messages if m["role"] == "user"] == said
+    two.reset("a", "1")
+    assert bot(memory=memory).history("a", "1") == []
+    assert len(one.export("a")["exchanges"]) == 3
+
+
 def test_worry_for_someone_else_gets_numbers_once():
     counselor = bot()
     first = counselor.reply("친구가 죽고 싶다고 해요 어떡하죠", user="a")
@@ -183,6 +210,15 @@ def test_a_withdrawn_reply_is_answered_by_people_and_never_twice_the_same():
     assert "repetition" in found[0].reasons
     far = bot("하하하하하하하하하하하하.", knowledge=Knowledge("딴 얘기예요.", cosine=0.0))
     assert far.reply("힘들어요 정말", user="a").source == "notice"
+
+
+def test_an_answer_to_the_opposite_feeling_is_not_given():
+    glad = Knowledge("정말 신나시겠어요! 내일이 기다려지죠?", emotion="설레는(기대하는)")
+    counselor = bot("하하하하하하하하하하하하.", knowledge=glad)
+    assert counselor.reply("내일 학교 가기 싫어").source == "notice"
+    assert counselor.reply("내일 드디어 여행이다").source == "knowledge"
+    counselor.reply("죽고 싶어", user="a")
+    assert counselor.reply("내일 드디어 여행이다", user="a").source == "notice"
 
 
 def test_a_stream_gives_the_reply_and_cancelling_leaves_no_trace(memory):
@@ -269,6 +305,8 @@ def test_a_converter_speaks_the_persona_and_memory_keeps_what_was_seen(memory):
     assert counselor.backend.asked[0].messages[0]["content"] == "s"
     assert counselor.export("a")["exchanges"][0]["reply"] == reply.text
     assert counselor.reply("또 떨어졌어", user="a").text == GOOD
+    circling = bot(convert=lambda text, persona: "허허 그래 그래요 " * 12)
+    assert circling.reply("면접 떨어졌어", persona="할아버지").text == GOOD
 
 
 def test_no_log_line_holds_what_was_said(caplog):

@@ -87,7 +87,7 @@ def test_any_text_can_be_judged(text, said):
 
 
 def speak(backend, options=OPTIONS, floor=None, temperature=0.7, said=SAID):
-    speaker = Speaker(backend, options, floor, lambda said, before: ("사람이 쓴 답이에요.", "knowledge"))
+    speaker = Speaker(backend, options, floor, lambda said, before, grave: ("사람이 쓴 답이에요.", "knowledge"))
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": said}]
     stream = ReplyStream(speaker.speak(messages, said, Settings(temperature=temperature), Event()), Event())
     pieces = list(stream)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from pipeline.chat import safety
 from pipeline.chat.classifier import NgramClassifier, fit
-from pipeline.chat.fit import SAMPLES, calm_texts, read_tsv
-from pipeline.chat.measure import rates
+from pipeline.chat.fit import SAMPLES, calm_texts, read_lines, read_tsv
+from pipeline.chat.measure import as_due, rates
 from pipeline.chat.resources import DATA, data
 
 
@@ -52,6 +52,38 @@ def test_history_is_in_view():
     assert safety.assess("오늘 저녁은 카레 먹었어", ["맛있겠다"]).risk == "none"
 
 
+@pytest.mark.parametrize("due", ["high", "none", "ask", "go on"])
+def test_the_first_fresh_set_is_told_as_is_due(due):
+    """In sample since rules and classifier learned from it (docs/safety.md): a guard against breaking them."""
+    lines = [line for line in read_lines(DATA / "crisis_fresh.tsv") if line.due == due]
+    assert len(lines) > 5
+    assert [line.text for line in lines if not as_due(line)] == []
+
+
+def test_weak_signs_add_up_across_messages_and_everyday_tidying_does_not():
+    assert safety.assess("아끼던 기타도 친구 줬고 방도 다 치웠어요").kind == "asking"
+    assert safety.assess("방도 깨끗이 비웠어요").risk == "none"
+    assert safety.assess("방도 깨끗이 비웠어요", ["아끼던 시계를 친구 줬어요"]).kind == "asking"
+    assert safety.assess("이사하면서 방도 비우고 아끼던 책도 친구 줬어요").risk == "none"
+
+
+def test_what_stands_beside_an_everyday_word_is_still_seen():
+    assert safety.assess("감기약도 먹었어요").risk == "none"
+    assert safety.assess("감기약 먹었어요. 배고파 죽겠다. 그냥 진짜 죽고 싶다").risk == "high"
+    assert safety.assess("영화 보고 나니 나도 죽고 싶어졌어").risk == "high"
+
+
+def test_a_standing_concern_lasts_as_long_as_it_is_not_spoken_away():
+    told = ["죽고 싶어요"]
+    assert safety.assess("네", told).standing == "affirmed"
+    assert safety.assess("네", [], concern="danger") == safety.Assessment(
+        "high", ("standing_affirmed",), "danger", "affirmed"
+    )
+    assert safety.assess("네", [*told, "오늘은 카레를 먹었어요"]).risk == "low"
+    assert safety.assess("괜찮아요", [*told, "괜찮아요", "그냥요", "됐어요"]).risk == "low"
+    assert safety.assess("네").risk == safety.assess("괜찮아요").risk == "none"
+
+
 def test_rates_on_the_shipped_table_meet_the_bar():
     """In sample for the rules (docs/safety.md says so): a guard against breaking them, no estimate."""
     rows = read_tsv(SAMPLES / "crisis.tsv")
@@ -79,7 +111,7 @@ def test_any_text_can_be_assessed(text):
 
 def test_crisis_texts_name_the_right_numbers_and_no_others():
     allowed = set(data("safety")["numbers"])
-    for kind in ("suicide", "self_harm", "danger"):
+    for kind in ("suicide", "self_harm", "danger", "asking"):
         first = safety.crisis_text(kind, 0)
         assert set(re.findall(r"\d{3,4}(?:-\d{4})?", first)) == allowed
         assert first != safety.crisis_text(kind, 1)
@@ -87,6 +119,16 @@ def test_crisis_texts_name_the_right_numbers_and_no_others():
             numbers = set(re.findall(r"\d{3,4}(?:-\d{4})?", safety.crisis_text(kind, times)))
             assert numbers
             assert numbers <= allowed
+
+
+def test_words_that_ask_on_name_only_the_right_numbers_and_are_known_again():
+    for standing, texts in data("crisis")["standing"].items():
+        for times, text in enumerate(texts):
+            assert safety.standing_text(standing, times) == text.strip()
+            assert safety.standing_text(standing, times + len(texts)) == text.strip()
+            assert safety.fixed_text(text) == (None, standing)
+            assert set(re.findall(r"\d{3,4}(?:-\d{4})?", text)) <= set(data("safety")["numbers"])
+    assert safety.fixed_text(safety.crisis_text("danger", 1)) == ("danger", None)
 
 
 def test_a_classifier_survives_being_saved_and_ships_without_pickle(tmp_path):

@@ -138,6 +138,69 @@ def test_two_processes_and_two_threads_of_one_user_lose_nothing(tmp_path):
     assert len(memory.recall("a 3", 100)) == min(len(texts), 100)
 
 
+OTHER = """
+import sys
+sys.path[:0] = [{root!r}, {tests!r}]
+from test_rag_memory import store
+memory = store(sys.argv[1], lexical=0).for_user("u")
+print(len(memory), memory.add("너머에서 온 말", "네"), flush=True)
+print([e.user for e in memory.recent(1)][0], memory.recall("나중에 온 말", 1)[0].user, sep="|", flush=True) \
+    if sys.stdin.readline() else None
+for entry in memory.recent(50):
+    memory.forget(entry.id)
+    print(entry.id, flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_processes_see_each_others_news_and_a_killed_forget_leaves_nothing_half(tmp_path):
+    memory = store(tmp_path, lexical=0).for_user("u")
+    memory.add_many([(f"말 {i}", "네") for i in range(60)])
+    code = OTHER.format(root=str(ROOT), tests=str(ROOT / "tests"))
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:
+        count, theirs = other.stdout.readline().split()
+        assert int(count) == 60
+        assert memory.recall("너머에서 온 말", 1)[0].id == theirs
+        memory.add("나중에 온 말", "네")
+        before = {entry.id: entry.user for entry in memory.recent(99)}
+        other.stdin.write("go\n")
+        other.stdin.flush()
+        assert other.stdout.readline().strip() == "나중에 온 말|나중에 온 말"
+        forgotten = [other.stdout.readline().strip() for _ in range(5)]
+        other.send_signal(signal.SIGKILL)
+        forgotten += [line.strip() for line in other.stdout if line.endswith("\n")]
+    after = store(tmp_path, lexical=0).for_user("u")
+    left = {entry.id for entry in after.recent(99)}
+    gone = set(before) - left
+    assert set(forgotten) <= gone
+    assert len(gone) <= len(forgotten) + 1  # the one that was being forgotten is there or gone, never half
+    assert after.damaged == 0
+    assert not any(f'"{before[id]}"'.encode() in on_disk(tmp_path) for id in gone)
+    assert {entry.id for entry in memory.recent(99)} == left
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
+def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path):
+    import resource
+
+    memory = store(tmp_path, lexical=0).for_user("u")
+    memory.add("처음 말", "네")
+    log = next(tmp_path.rglob("exchanges.jsonl"))
+    before, limits = log.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 40, limits[1]))  # half a line fits
+    try:
+        with pytest.raises(UserError):
+            memory.add("들어가지 못할 말", "네" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.read_bytes() == before
+    assert [e.user for e in memory.recent(9)] == ["처음 말"]
+    memory.add("다음 말", "네")
+    assert [e.user for e in store(tmp_path).for_user("u").recent(9)] == ["처음 말", "다음 말"]
+
+
 def torn(path):
     path.write_bytes(path.read_bytes() + b'{"id": "torn", "user": "')
 

@@ -26,20 +26,28 @@ class HumanAnswers:
     options: GateOptions
     feel: Feel
 
-    def __call__(self, said: str, before: Sequence[str]) -> tuple[str, Source]:
-        """The best answer people wrote to something like this that was not just given."""
-        texts = data("texts")
+    def __call__(self, said: str, before: Sequence[str], *, grave: bool = False) -> tuple[str, Source]:
+        """The best answer people wrote to something like this that was not just given.
+
+        After a danger was told (``grave``) general words only: a light answer to something like it would hurt.
+        """
+        texts, options = data("texts"), self.options
         if not re.search("[가-힣ㄱ-ㅎ]", said):
             return texts["not_korean"], "notice"
-        near, options = [], self.options
-        if self.knowledge:
-            # Only answers to a first message: later ones speak of what their own conversation had told before.
-            hits = self.knowledge.search(said, k=_TRIES)
-            near = [hit.answer for hit in hits if hit.cosine >= options.min_cosine and not hit.meta.get("turn")]
+        feeling = self.feel(said)
+        sure = feeling.score >= options.min_feeling
+        # Only answers to a first message: later ones speak of what their own conversation had told before.
+        hits = self.knowledge.search(said, k=_TRIES) if self.knowledge and not grave else []
+        near = [hit for hit in hits if hit.cosine >= options.min_cosine and not hit.meta.get("turn")]
+        near = [hit.answer for hit in near if not (sure and opposite(feeling.label, hit.meta.get("emotion")))]
         for answer in near:
             if answer not in before:
                 return answer, "knowledge"
-        feeling = self.feel(said)
-        sure = feeling.score >= options.min_feeling
         words = [*(texts["fallback_by_feeling"].get(feeling.label, ()) if sure else ()), *texts["fallback"]]
         return next((text for text in words if text not in before), words[0]), "notice"
+
+
+def opposite(feeling: str, other: str | None) -> bool:
+    """Whether one of two emotions is bright and the other heavy, so that an answer to one would hurt in the other."""
+    tones = {label: tone for tone, labels in data("texts")["tones"].items() for label in labels}
+    return {tones.get(feeling), tones.get(other or "")} == {"bright", "heavy"}

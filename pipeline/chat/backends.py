@@ -21,7 +21,8 @@ class Settings:
     """How one reply is generated; fields as in `pipeline.chat.options.ChatOptions`.
 
     ``adapter`` is an adapter's name, ``"none"`` for the base model, or None for the backend's own choice;
-    ``session`` names a conversation whose computed prefix may be kept and reused.
+    ``session`` names a conversation whose computed prefix may be kept and reused; before a text of ``stop`` the reply
+    ends (see `pipeline.chat.speak`: backends need not look at it).
     """
 
     max_new_tokens: int = 160
@@ -32,6 +33,7 @@ class Settings:
     seed: int | None = None
     adapter: str | None = None
     session: str | None = None
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,15 @@ class Generation:
 
 @dataclass(frozen=True)
 class Request:
-    """One conversation to go on with, and a flag by which the caller gives up."""
+    """One conversation to go on with, and a flag by which the caller gives up.
+
+    ``said`` is the newest message as the user wrote it, without what is recalled beside it; empty if not told.
+    """
 
     messages: Sequence[Message]
     settings: Settings = field(default_factory=Settings)
     cancelled: Event = field(default_factory=Event)
+    said: str = ""
 
 
 class PieceStream(Protocol):
@@ -100,6 +106,9 @@ class Backend(Protocol):
 
     def forget(self, session: str) -> None:
         """Drop whatever is kept of a session."""
+
+    def alive(self) -> bool:
+        """Whether the model could answer now."""
 
     def close(self) -> None:
         """Let go of the model."""

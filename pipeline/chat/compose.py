@@ -10,6 +10,7 @@ from pipeline.chat.context import build
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.reply import Note
 from pipeline.chat.resources import data
+from pipeline.chat.sentiment import Sentiments
 from pipeline.chat.turn import Turn
 
 if TYPE_CHECKING:
@@ -24,23 +25,33 @@ class Composer:
         options: the recipe's `chat:` section.
         system: the system prompt.
         memory: where users are remembered, if anywhere.
+        sentiments: what replies answer to beside the message; None: to the message alone.
         converts: whether replies are rewritten in the persona's manner afterwards, so that the prompt leaves it out.
     """
 
     def __init__(
-        self, backend: Backend, options: ChatOptions, system: str | None, memory: MemoryStore | None, *, converts: bool
+        self,
+        backend: Backend,
+        options: ChatOptions,
+        system: str | None,
+        memory: MemoryStore | None,
+        *,
+        sentiments: Sentiments | None = None,
+        converts: bool,
     ) -> None:
         self.backend, self.options, self.system = backend, options, system
-        self.memory, self.converts = memory, converts
+        self.memory, self.sentiments, self.converts = memory, sentiments, converts
 
     def compose(self, turn: Turn) -> None:
         """Fill in the turn's request and notes, or fixed words where the message alone is too long for the model."""
         settings, options = self._settings(turn), self.options
         manner = turn.persona.system(self.system) if not self.converts else self.system
-        keep = self.memory.settings.recent_turns if self.memory else 4
+        manner = "\n\n".join(filter(None, [manner, turn.ask.system])) or None
+        keep = self.memory.settings.recent_turns if self.memory else options.recent_turns
         # The window moves in strides, not with every turn, so that the prompt's beginning stays the same for a while.
-        start = max(0, (len(turn.session.turns) - keep) // keep * keep) if keep else len(turn.session.turns)
-        window = turn.session.turns[start:]
+        turns = [past for past in turn.session.turns if past.user]  # a mark has no words
+        start = max(0, (len(turns) - keep) // keep * keep) if keep else len(turns)
+        window = turns[start:]
         shown = [(past.user, past.reply) for past in window]
         room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
         count = self.backend.count
@@ -52,12 +63,14 @@ class Composer:
             limit = max(1, len(turn.text) // 2)
             turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
             return
-        turn.request = Request(messages, settings)
+        if self.sentiments:
+            messages = self.sentiments.mark(messages, turn.ask.sentiment)
+        turn.request = Request(messages, settings, said=turn.text)
 
     def _recall(self, turn: Turn, shown: list[str]) -> list[Note]:
         if not (turn.ask.user and self.memory):
             return []
-        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=shown)
+        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=[*shown, *turn.ask.unseen])
         return [
             Note(
                 id=e.id, session=e.session, when=e.when.isoformat(), user=e.user, reply=e.reply, score=round(e.score, 4)
@@ -66,17 +79,18 @@ class Composer:
         ]
 
     def _settings(self, turn: Turn) -> Settings:
-        options = self.options
+        options, wanted = self.options, turn.ask.sampling
         adapter = turn.ask.adapter or (None if options.adapter == "auto" else options.adapter)
         return Settings(
-            max_new_tokens=options.max_new_tokens,
-            temperature=options.temperature,
-            top_p=options.top_p,
+            max_new_tokens=min(wanted.max_new_tokens or options.max_new_tokens, options.max_new_tokens),
+            temperature=options.temperature if wanted.temperature is None else wanted.temperature,
+            top_p=options.top_p if wanted.top_p is None else wanted.top_p,
             top_k=options.top_k,
             repetition_penalty=options.repetition_penalty,
-            seed=options.seed,
+            seed=options.seed if wanted.seed is None else wanted.seed,
             adapter=adapter,
             session=session_key(turn.ask.user, turn.session.name) if turn.session.name else None,
+            stop=wanted.stop,
         )
 
 

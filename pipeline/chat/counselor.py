@@ -12,9 +12,9 @@ cancelled or fails leaves no trace.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import date
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -25,15 +25,17 @@ from pipeline.chat.answers import HumanAnswers
 from pipeline.chat.backends import Backend, Message, PieceStream, Usage
 from pipeline.chat.compose import Composer, session_key
 from pipeline.chat.emotion import Feel, feel
+from pipeline.chat.keep import Keeper
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.personas import Persona, personas
 from pipeline.chat.personas import persona as find_persona
-from pipeline.chat.reply import Reply, TokenUsage
+from pipeline.chat.reply import Reply
 from pipeline.chat.resources import data
+from pipeline.chat.sentiment import Sentiments
 from pipeline.chat.session import Session, Sessions, Turned, exchanges
-from pipeline.chat.speak import Speaker, Spoken
+from pipeline.chat.speak import Speaker, Spoken, rewritten
 from pipeline.chat.streams import AsyncReplyStream, ReplyStream
-from pipeline.chat.turn import Ask, Turn, clean
+from pipeline.chat.turn import Ask, Turn, clean, waves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +56,7 @@ class Counselor:
         floor: lowest mean token log-probability of a reply in nats; None: not checked.
         emotion: tells the emotion of a message.
         convert: rewrites a reply in a persona's manner; None: the model speaks in it.
+        sentiments: what replies answer to beside the message, for models trained so.
     """
 
     def __init__(
@@ -67,11 +70,17 @@ class Counselor:
         floor: float | None = None,
         emotion: Feel = feel,
         convert: Callable[[str, Persona], str] | None = None,
+        sentiments: Sentiments | None = None,
     ) -> None:
         self.backend, self.options, self.system = backend, options or ChatOptions(), system
         self.memory, self.knowledge, self.convert = memory, knowledge, convert
         self._feel, self._sessions = emotion, Sessions()
-        self._composer = Composer(backend, self.options, system, memory, converts=convert is not None)
+        kept = self.options.safety
+        self._keeper = Keeper(memory, remember_grave=kept.remember, mark_grave=kept.remember_mark)
+        self.sentiments = sentiments
+        self._composer = Composer(
+            backend, self.options, system, memory, sentiments=sentiments, converts=convert is not None
+        )
         self._speaker = Speaker(backend, self.options.gate, floor, HumanAnswers(knowledge, self.options.gate, emotion))
 
     @classmethod
@@ -80,8 +89,8 @@ class Counselor:
 
         Args:
             where: what to load.
-            changes: ``run`` (a run folder whose memory and settings a model server shall use), and any field of
-                `ChatOptions` in place of the recipe's.
+            changes: ``run`` (a run folder whose memory and settings a model server shall use), ``backend`` (the run's
+                model, where it is loaded already), and any field of `ChatOptions` in place of the recipe's.
 
         Raises:
             UserError: it is not there or cannot be reached.
@@ -108,6 +117,7 @@ class Counselor:
         persona: str | None = None,
         session: str | None = None,
         adapter: str | None = None,
+        sentiment: str | None = None,
     ) -> Reply:
         """Answer one message.
 
@@ -117,32 +127,27 @@ class Counselor:
             persona: manner of speech (`personas`); None: the recipe's.
             session: name of the conversation this belongs to; None: today's, or with no user a new one each time.
             adapter: an adapter's name or ``none``; None: the recipe's.
+            sentiment: what a model trained on sentiments shall answer to; None: predicted.
 
         Raises:
             UserError: unknown persona or adapter, or the backend fails (`BackendError`); then nothing was kept.
         """
-        stream = self.stream(text, user=user, persona=persona, session=session, adapter=adapter)
+        stream = self.stream(text, user=user, persona=persona, session=session, adapter=adapter, sentiment=sentiment)
         for _ in stream:
             pass
         return stream.reply
 
-    def stream(self, text: str, **who: str | None) -> ReplyStream:
+    def stream(self, text: str | Ask, **who: str | None) -> ReplyStream:
         """As `reply`, but piece by piece."""
         cancelled = Event()
-        return ReplyStream(self._steps(Ask(text, **who), cancelled), cancelled)
+        ask = text if isinstance(text, Ask) else Ask(text, **who)
+        return ReplyStream(self._steps(ask, cancelled), cancelled)
 
     def reply_many(self, asks: Sequence[Ask | str]) -> list[Reply]:
         """Answer many messages; those of different sessions are worked on together, those of one in order."""
-        waiting = [(place, Ask(ask) if isinstance(ask, str) else ask) for place, ask in enumerate(asks)]
         replies: dict[int, Reply] = {}
-        while waiting:
-            now, later, taken = [], [], set()
-            for place, ask in waiting:
-                key = (ask.user, ask.session)
-                (later if key in taken and key != (None, None) else now).append((place, ask))
-                taken.add(key)
-            replies.update(zip((place for place, _ in now), self._together([ask for _, ask in now]), strict=True))
-            waiting = later
+        for wave in waves([Ask(ask) if isinstance(ask, str) else ask for ask in asks]):
+            replies.update(zip(wave, self._together(list(wave.values())), strict=True))
         return [replies[place] for place in range(len(asks))]
 
     async def areply(self, text: str, **who: str | None) -> Reply:
@@ -157,36 +162,45 @@ class Counselor:
         return AsyncReplyStream(self.stream(text, **who))
 
     def history(self, user: str | None, session: str | None = None) -> list[Turned]:
-        """The running session's exchanges."""
-        return list(self._session(Ask("", user, session=session)).turns)
+        """The running session's exchanges, those of an earlier process among them."""
+        held = self._session(Ask("", user, session=session))
+        with self._holding(held):
+            self._keeper.catch_up(user, held)
+            return list(held.turns)
 
     def take_up(self, messages: Sequence[Message], *, session: str, user: str | None = None) -> None:
         """Let a session go on from a conversation held elsewhere, in place of what it held; nothing is remembered."""
         held = self._session(Ask("", user, session=session))
         with self._holding(held):
-            held.turns, held.fresh = exchanges(messages), False
+            held.turns, held.fresh, held.shared = exchanges(messages), False, False
 
     def reset(self, user: str | None, session: str | None = None) -> None:
         """Begin the running session anew; what is remembered on disk stays."""
-        self._sessions.drop(user, _name(user, session))
-        self.backend.forget(session_key(user, _name(user, session)))
+        name = _name(user, session)
+        self._keeper.end(user, name)
+        self._sessions.drop(user, name)
+        self.backend.forget(session_key(user, name))
+
+    def remember(self, text: str, reply: Reply, *, user: str, session: str) -> str | None:
+        """Write an exchange to a user's memory that was asked for with ``remember=False``; returns its id there.
+
+        None is returned and nothing written where there is no memory or the exchange does not belong there.
+        """
+        if not reply.memorable:
+            return None
+        turned = Turned(clean(text), reply.text, reply.risk, reply.emotion, kind=reply.kind)
+        return self._keeper.write(user, session, turned)
 
     def forget(self, user: str, exchange: str | None = None) -> bool:
         """Erase one exchange (True if there was one of this id) or everything that is known of a user."""
         for name in self._sessions.names(user):
             self.backend.forget(session_key(user, name))
         self._sessions.drop(user)
-        if self.memory is None:
-            return exchange is None
-        mind = self.memory.for_user(user)
-        if exchange is not None:
-            return mind.forget(exchange)
-        mind.forget_all()
-        return True
+        return self._keeper.forget(user, exchange)
 
     def export(self, user: str) -> dict[str, Any]:
         """Everything stored of a user, as plain JSON values."""
-        return self.memory.for_user(user).export() if self.memory else {"format": 1, "user": user, "exchanges": []}
+        return self._keeper.export(user)
 
     def close(self) -> None:
         """Save memories and let go of the model."""
@@ -217,10 +231,10 @@ class Counselor:
 
     def _prepare(self, ask: Ask, session: Session) -> Turn:
         """Everything up to the first token."""
-        self._restore(ask, session)
+        self._keeper.catch_up(ask.user, session)
         text, persona = clean(ask.text), find_persona(ask.persona or self.options.persona)
-        said = session.said[-self.options.safety.history_turns :] if self.options.safety.history_turns else []
-        risk = safety.assess(text, said, threshold=self.options.safety.threshold)
+        said, concern = session.in_view(self.options.safety.history_turns)
+        risk = safety.assess(text, said, threshold=self.options.safety.threshold, concern=concern)
         turn = Turn(ask, text, session, persona, risk)
         turn.emotion = self._feel(text) if text else None
         turn.introduction = (
@@ -238,72 +252,41 @@ class Counselor:
             yield text
             spoken = Spoken(text, source, Usage())
         else:
-            steps = self._speaker.speak(turn.request.messages, turn.text, turn.request.settings, cancelled, begun)
-            spoken = yield from self._converted(steps, turn.persona)
+            asked, grave = turn.request, "earlier_high" in turn.risk.reasons
+            steps = self._speaker.speak(asked.messages, turn.text, asked.settings, cancelled, begun, grave=grave)
+            if self.convert and turn.persona.instruction:
+                limit = self.options.gate.max_repetition
+                steps = rewritten(steps, lambda text: self.convert(text, turn.persona), limit)
+            spoken = yield from steps
             if cancelled.is_set():
                 return None
-            if turn.risk.kind == "other" and not turn.session.other_told:
-                turn.session.other_told = True
-                help_for_others = "\n\n" + data("crisis")["other"].strip()
-                yield help_for_others
-                spoken = Spoken(spoken.text + help_for_others, spoken.source, spoken.usage, spoken.reasons)
+            if after := turn.afterword():
+                yield f"\n\n{after}"
+                spoken = replace(spoken, text=f"{spoken.text}\n\n{after}")
         return self._finish(turn, spoken)
 
-    def _converted(self, steps: Iterator[str], persona: Persona) -> Iterator[str]:
-        """The pieces as they are, or the whole reply rewritten in the persona's manner."""
-        if self.convert is None or not persona.instruction:
-            return (yield from steps)
-        stream = ReplyStream(steps, Event())
-        for _ in stream:
-            pass
-        spoken = stream.reply
-        text = self.convert(spoken.text, persona)
-        if safety.check_output(text):
-            text = spoken.text
-        yield text
-        return Spoken(text, spoken.source, spoken.usage, spoken.reasons)
-
     def _finish(self, turn: Turn, spoken: Spoken) -> Reply:
-        past = Turned(turn.text, spoken.text, turn.risk.risk, turn.emotion)
-        grave = turn.risk.risk == "high" and not self.options.safety.remember
-        worth = (turn.fixed is None or spoken.source == "safety") and not grave
-        if worth and turn.ask.user and self.memory:
-            past.exchange = self.memory.for_user(turn.ask.user).add(turn.text, spoken.text, session=turn.session.name)
+        risk = turn.risk
+        past = Turned(
+            turn.text, spoken.text, risk.risk, turn.emotion, kind=risk.kind if risk.risk == "high" else None,
+            standing=risk.standing,
+        )  # fmt: skip
+        worth = turn.fixed is None or spoken.source == "safety"
+        if worth and turn.ask.remember and turn.ask.user:
+            past.exchange = self._keeper.write(turn.ask.user, turn.session.name, past)
         turn.session.turns.append(past)
         turn.session.introduced = True
         if turn.ended:
             self.reset(turn.ask.user, turn.session.name)
-        usage, seconds = spoken.usage, time.perf_counter() - turn.began
-        return Reply(
-            text=spoken.text,
-            source=spoken.source,
-            risk=turn.risk.risk,
-            emotion=turn.emotion,
-            recalled=turn.notes,
-            usage=TokenUsage(
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
-                seconds=round(seconds, 3),
-            ),
-            reasons=(*turn.risk.reasons, *dict.fromkeys(spoken.reasons)),
-            persona=turn.persona.name,
-            session=turn.session.name,
-            exchange=past.exchange,
-            introduction=turn.introduction,
-            ended=turn.ended,
-        )
+        return turn.replied(spoken, past.exchange, memorable=worth)
 
     def _session(self, ask: Ask) -> Session:
         name = _name(ask.user, ask.session)
+        if ask.history is not None:
+            turns, told = exchanges(ask.history), data("crisis")["other"].strip()
+            other_told = any(told in turn.reply for turn in turns)
+            return Session(name, turns, fresh=False, introduced=bool(turns), other_told=other_told)
         return Session(fresh=False) if name is None else self._sessions.get(ask.user, name)
-
-    def _restore(self, ask: Ask, session: Session) -> None:
-        """A session from an earlier process goes on from what is remembered of it."""
-        if session.fresh and ask.user and self.memory:
-            for past in self.memory.for_user(ask.user).recent(session=session.name):
-                session.turns.append(Turned(past.user, past.reply, exchange=past.id))
-        session.fresh = False
 
     @contextmanager
     def _holding(self, session: Session) -> Iterator[None]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
+from pipeline.chat.categories import LABELS, CategoryClassifier
 from pipeline.chat.classifier import NgramClassifier
 from pipeline.chat.reply import Emotion
 from pipeline.chat.resources import DATA
@@ -25,13 +27,15 @@ def feel(text: str) -> Emotion:
 
 
 def load_feel(model: str | None) -> Feel:
-    """The emotion function: ours, or a text classifier of transformers by folder or hub id.
+    """The emotion function: ours, a classifier of a classify stage, or one of transformers by folder or hub id.
 
     Raises:
         UserError: the model cannot be loaded.
     """
     if model is None:
         return feel
+    if (Path(model) / LABELS).is_file():
+        return _own(model)
     from transformers import pipeline as transformers_pipeline
 
     from pipeline.model import hub_errors
@@ -42,5 +46,15 @@ def load_feel(model: str | None) -> Feel:
     def felt(text: str) -> Emotion:
         best = classify(text, truncation=True)[0]
         return Emotion(label=best["label"], score=round(float(best["score"]), 4))
+
+    return felt
+
+
+def _own(folder: str) -> Feel:
+    classifier = CategoryClassifier.load(folder)
+
+    def felt(text: str) -> Emotion:
+        number, score = classifier.best(text)
+        return Emotion(label=classifier.labels.names[number], score=round(score, 4))
 
     return felt

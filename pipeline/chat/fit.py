@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,28 @@ def read_tsv(path: Path) -> list[Row]:
         return [(text, label) for text, label in list(csv.reader(file, delimiter="\t"))[1:]]
 
 
+@dataclass(frozen=True)
+class Line:
+    """A message with the user's messages before it, oldest first, and what is due: high, none, ask, or go on."""
+
+    kind: str
+    before: tuple[str, ...]
+    text: str
+    due: str
+
+
+def read_lines(path: Path) -> list[Line]:
+    """A table of messages with what was said before them (``kind, before, text, risk``; messages parted by |)."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file, delimiter="\t")
+        return [Line(r["kind"], tuple(filter(None, r["before"].split(" | "))), r["text"], r["risk"]) for r in rows]
+
+
 def crisis_rows() -> list[Row]:
-    """What the risk classifier learns from: the sample corpus's table and the phrases shipped beside the rules."""
-    return [*read_tsv(SAMPLES / "crisis.tsv"), *read_tsv(DATA / "crisis_phrases.tsv")]
+    """What the risk classifier learns from: the sample corpus's table, the phrases shipped beside the rules, and the
+    lines of the first fresh set, which were measured before they were learned from (docs/safety.md)."""
+    fresh = [(line.text, line.due) for line in read_lines(DATA / "crisis_fresh.tsv") if not line.before]
+    return [*read_tsv(SAMPLES / "crisis.tsv"), *read_tsv(DATA / "crisis_phrases.tsv"), *fresh]
 
 
 def dialogues() -> list[dict[str, Any]]:
@@ -37,12 +57,13 @@ def dialogues() -> list[dict[str, Any]]:
 
 
 def emotion_rows() -> list[Row]:
-    """What the emotion classifier learns from: the sample corpus's table, then the dialogues' first messages.
+    """What the emotion classifier learns from: the sample corpus's table, the dialogues' first messages, short talk.
 
-    The table says its feelings outright; the dialogues tell what happened, as people do in counselling.
+    The table says its feelings outright; the dialogues tell what happened, as people do in counselling; the phrases are
+    the few words of a chat ("출근하기 싫다").
     """
     told = [(dialogue["turns"][0]["content"], dialogue["emotion"]) for dialogue in dialogues()]
-    return [*read_tsv(SAMPLES / "emotion.tsv"), *told]
+    return [*read_tsv(SAMPLES / "emotion.tsv"), *told, *read_tsv(DATA / "emotion_phrases.tsv")]
 
 
 def calm_texts() -> list[str]:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 from gonggam.errors import UserError
 from gonggam.files import read_json
 from pipeline.chat.backends import Backend
+from pipeline.chat.categories import LABELS
 from pipeline.chat.emotion import load_feel
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.personas import load_converter
+from pipeline.chat.sentiment import load_sentiments
 from pipeline.prompt import system_prompt
 
 if TYPE_CHECKING:
     from pipeline.chat.counselor import Counselor
+    from pipeline.chat.local import TransformersBackend
     from pipeline.recipe import Recipe
     from rag.knowledge import KnowledgeBase
     from rag.memory import MemoryStore
@@ -28,7 +31,14 @@ ADAPTERS = ("sft", "dpo")
 """Stages that leave an adapter; the last one there is the counsellor's own choice."""
 
 
-def load(cls: type[Counselor], where: str | Path, *, run: str | Path | None = None, **changes: Any) -> Counselor:
+def load(
+    cls: type[Counselor],
+    where: str | Path,
+    *,
+    run: str | Path | None = None,
+    backend: TransformersBackend | None = None,
+    **changes: Any,
+) -> Counselor:
     """See `Counselor.load`."""
     where = str(where)
     served = where.startswith("openai:")
@@ -38,22 +48,23 @@ def load(cls: type[Counselor], where: str | Path, *, run: str | Path | None = No
     recipe = _recipe(folder) if not (served and run is None) and (folder / LOCK).is_file() else None
     options = _options(recipe, changes)
     if served:
-        backend, floor = _server(where, options), None
+        backend, floor, system = _server(where, options), None, options.system
     elif recipe and run is None:
-        backend, floor = _trained(recipe, folder, options)
+        backend, floor, system = _of_run(recipe, folder, options, backend)
     else:
-        backend, floor = _plain(where, options, recipe), None
-    memory, knowledge = _memory(recipe, folder) if recipe else (None, None)
+        backend, floor, system = _plain(where, options, recipe), None, options.system
+    memory, knowledge = load_memory(recipe, folder) if recipe else (None, None)
     if isinstance(options.gate.min_logprob, float | int):
         floor = options.gate.min_logprob
     return cls(
         backend,
         options,
-        system=system_prompt(options.system),
+        system=system_prompt(system),
         memory=memory,
         knowledge=knowledge,
         floor=floor if options.gate.min_logprob is not None else None,
         emotion=load_feel(options.emotion_model),
+        sentiments=load_sentiments(folder, options),
         convert=load_converter(options.style_model) if options.style_model else None,
     )
 
@@ -82,23 +93,72 @@ def _server(where: str, options: ChatOptions) -> Backend:
     return OpenAIBackend(url, model or None, timeout_s=options.timeout_s)
 
 
-def _trained(recipe: Recipe, folder: Path, options: ChatOptions) -> tuple[Backend, float | None]:
-    """The run's base with its adapters, and the likelihood floor that training measured for the adapter in use."""
+def _of_run(
+    recipe: Recipe, folder: Path, options: ChatOptions, backend: TransformersBackend | None = None
+) -> tuple[Backend, float | None, str]:
+    """The backend of a run, its likelihood floor, and the name of the system prompt it was trained with."""
+    if recipe.sft or recipe.dpo or not (recipe.classify or recipe.memory):
+        return *_trained(recipe, folder, options, backend), options.system
+    if recipe.classify is None and (recipe.model.base or recipe.tiny):
+        return *_trained(recipe, folder, options, backend), options.system
+    fallback, floor, system = _fallback(options)
+    stage = "classify" if recipe.classify else "memory"
+    if not (folder / stage / "manifest.json").is_file():
+        raise UserError(f"this run's stage {stage} is not done", f"finish it first: gonggam run {recipe.file}")
+    if recipe.classify:
+        return _categories(folder / stage / "model", folder.name, options, fallback), floor, system
+    from pipeline.chat.reviewed import NearestAnswer
+
+    _, knowledge = load_memory(recipe, folder)
+    assert knowledge is not None
+    return (
+        NearestAnswer(knowledge, folder.name, min_cosine=options.gate.min_cosine, fallback=fallback),
+        floor,
+        system,
+    )
+
+
+def _categories(folder: Path, name: str, options: ChatOptions, fallback: Backend | None) -> Backend:
+    from pipeline.chat.reviewed import load_categories
+
+    confidence = None if options.min_confidence == "auto" else options.min_confidence
+    return load_categories(folder, name, confidence=confidence, fallback=fallback)
+
+
+def _fallback(options: ChatOptions) -> tuple[Backend | None, float | None, str]:
+    """Who answers where a list of answers is unsure; a run brings its own floor and system prompt."""
+    where = options.fallback
+    if where is None:
+        return None, None, options.system
+    if where.startswith("openai:"):
+        return _server(where, options), None, options.system
+    folder = Path(where)
+    if not (folder / LOCK).is_file():
+        return _plain(where, options, None), None, options.system
+    recipe = _recipe(folder)
+    alone = (recipe.chat or ChatOptions()).model_copy(update={"fallback": None})  # else two could hand over for ever
+    return _of_run(recipe, folder, alone)
+
+
+def _trained(
+    recipe: Recipe, folder: Path, options: ChatOptions, backend: TransformersBackend | None
+) -> tuple[Backend, float | None]:
+    """The run's weights with the adapters on them, and the likelihood floor that training measured for them."""
     from pipeline.chat.local import load_local
     from pipeline.chat.parity import check_parity
-    from pipeline.model import base_of
+    from pipeline.model import adapters_on, policies
     from pipeline.run import Run
 
     state = Run(folder)
-    done = [stage for stage in ADAPTERS if state.manifest(stage)]
-    base = base_of(recipe, state)
+    found = policies(recipe, state)
+    done = [name for name in found if name != "base"]
     if not (recipe.model and recipe.model.base) and not state.manifest("tiny"):
         raise UserError("this run has no model yet", f"finish it first: gonggam run {recipe.file}", file=folder)
-    adapters = {stage: folder / stage / "adapter" for stage in done}
-    backend = load_local(base, adapters=adapters, settings=recipe.model)
+    used = options.adapter if options.adapter in done else done[-1] if done and options.adapter == "auto" else None
+    model = found[used or "base"].model
+    backend = backend or load_local(model, adapters=adapters_on(model, found), settings=recipe.model)
     for stage in done:
         check_parity(folder / stage, backend.tokenizer)
-    used = options.adapter if options.adapter in done else done[-1] if done and options.adapter == "auto" else None
     measured = [
         (state.manifest(stage) or {}).get("metrics", {}).get("reply_logprob_p01") for stage in (used, "sft") if used
     ]
@@ -110,6 +170,8 @@ def _plain(where: str, options: ChatOptions, recipe: Recipe | None) -> Backend:
     """A model folder or hub id, or a folder that holds one peft adapter."""
     from pipeline.chat.local import load_local
 
+    if (Path(where) / LABELS).is_file():
+        return _categories(Path(where), Path(where).name, options, _fallback(options)[0])
     settings = recipe.model if recipe else None
     config = Path(where) / "adapter_config.json"
     if not config.is_file():
@@ -118,7 +180,7 @@ def _plain(where: str, options: ChatOptions, recipe: Recipe | None) -> Backend:
     return load_local(base, adapters={Path(where).name: where}, settings=settings)
 
 
-def _memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, KnowledgeBase | None]:
+def load_memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, KnowledgeBase | None]:
     """The run's embedder with its users' memories and human-written answers, where the memory stage was run."""
     stage = folder / "memory"
     if recipe.memory is None or not (stage / "manifest.json").is_file():

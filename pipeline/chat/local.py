@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gonggam.errors import UserError
-from pipeline.chat.backends import BackendError, Message, Piece, Request, Usage
-from pipeline.chat.decode import Row, decode
-from pipeline.prompt import encode
+from pipeline.chat.backends import BackendError, Message, Request
+from pipeline.chat.decode import Row
+from pipeline.chat.worker import LocalStream, Worker
+from pipeline.identity import check_identity
+from pipeline.prompt import encode, end_of_turn
 
 if TYPE_CHECKING:
-    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from pipeline.recipe.sections import ModelOptions
-
-_DONE = object()
-
-
-class LocalStream:
-    """Pieces of one reply, filled by the worker."""
-
-    def __init__(self, request: Request, row: Row, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.request, self.row, self.usage = request, row, Usage(prompt_tokens=len(row.prompt))
-        self.cached_tokens = 0
-        self._tokenizer, self._queue, self._finished = tokenizer, queue.SimpleQueue(), False
-
-    def __iter__(self) -> Iterator[Piece]:
-        ids: list[int] = []
-        shown, logprob, tokens = "", 0.0, 0
-        try:
-            while (item := self._queue.get()) is not _DONE:
-                if isinstance(item, BaseException):
-                    raise item
-                token, value = item
-                ids.append(token)
-                logprob, tokens = logprob + value, tokens + 1
-                text = self._tokenizer.decode(ids, skip_special_tokens=True)
-                # Half a syllable decodes to U+FFFD: it is held back until its other bytes are there.
-                if not text.endswith("�") and text != shown:
-                    yield Piece(text[len(shown) :], tokens, logprob)
-                    shown, logprob, tokens = text, 0.0, 0
-            if tokens:
-                rest = self._tokenizer.decode(ids, skip_special_tokens=True)[len(shown) :]
-                yield Piece(rest, tokens, logprob)
-        finally:
-            self.close()
-            self.usage = Usage(len(self.row.prompt), len(ids), self.cached_tokens)
-
-    def close(self) -> None:
-        """Give up: the worker drops this row at its next step."""
-        self.request.cancelled.set()
-
-    def put(self, item: object) -> None:
-        """Called by the worker: a (token, logprob) or an exception."""
-        self._queue.put(item)
-
-    def finish(self) -> None:
-        """Called by the worker, once or more: no token will come."""
-        if not self._finished:
-            self._finished = True
-            self._queue.put(_DONE)
 
 
 class TransformersBackend:
     """A causal model of transformers with named peft adapters.
 
-    Requests that wait while a batch is being worked on make up the next batch. A session's last computed prefix is
-    kept (``keep_prefixes`` of them), so that its next turn only reads what is new.
+    An adapter that is None names the weights themselves; they are then a trained model, and ``none`` is refused.
+    Requests join and leave the running batch at every token. A session's last computed prefix is kept
+    (``keep_prefixes`` of them), so that its next turn only reads what is new.
     """
 
     def __init__(
@@ -79,23 +32,22 @@ class TransformersBackend:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        adapters: Mapping[str, str | Path] | None = None,
+        adapters: Mapping[str, str | Path | None] | None = None,
         name: str = "local",
         max_batch: int = 16,
-        keep_prefixes: int = 8,
+        keep_prefixes: int = 16,
     ) -> None:
-        self.name, self.tokenizer, self.max_batch, self.keep_prefixes = name, tokenizer, max_batch, keep_prefixes
+        self.name, self.tokenizer = name, tokenizer
         self.context = int(getattr(model.config, "max_position_embeddings", 4096))
         self.adapters = tuple(adapters or ())
+        self._itself = next((key for key, folder in (adapters or {}).items() if folder is None), None)
         self.model = _with_adapters(model, adapters or {}).eval()
-        self._waiting: list[LocalStream] = []
-        self._wake = threading.Condition()
-        self._worker: threading.Thread | None = None
-        self._closed = False
-        self._prefixes: OrderedDict[tuple[str, str | None], tuple[list[int], Cache]] = OrderedDict()
         eos = model.generation_config.eos_token_id if model.generation_config else None
-        self._eos = frozenset([eos] if isinstance(eos, int) else eos or []) | {tokenizer.eos_token_id}
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        ends = frozenset([eos] if isinstance(eos, int) else eos or []) | {tokenizer.eos_token_id}
+        if tokenizer.chat_template and (end := end_of_turn(tokenizer)):
+            ends |= {tokenizer.convert_tokens_to_ids(end)}
+        pad = tokenizer.pad_token_id
+        self._worker = Worker(self.model, ends, pad=pad, max_batch=max_batch, keep_prefixes=keep_prefixes)
 
     def stream(self, requests: Sequence[Request]) -> list[LocalStream]:
         """See `pipeline.chat.backends.Backend.stream`.
@@ -104,14 +56,7 @@ class TransformersBackend:
             BackendError: a prompt leaves no room for a reply, or an adapter is not there.
         """
         streams = [self._open(request) for request in requests]
-        with self._wake:
-            if self._closed:
-                raise BackendError("the model was closed", "load the counsellor again")
-            self._waiting.extend(streams)
-            if self._worker is None:
-                self._worker = threading.Thread(target=self._work, name="gonggam-model", daemon=True)
-                self._worker.start()
-            self._wake.notify()
+        self._worker.take(streams)
         return streams
 
     def count(self, messages: Sequence[Message]) -> int:
@@ -127,7 +72,7 @@ class TransformersBackend:
         if not answer:
             return None
         ids = torch.tensor([prompt + answer], device=self.model.get_input_embeddings().weight.device)
-        names = {"adapter_names": [self._adapter(adapter) or "__base__"]} if self.adapters else {}
+        names = {"adapter_names": [self._adapter(adapter) or "__base__"]} if hasattr(self.model, "peft_config") else {}
         with torch.inference_mode():
             logits = self.model(input_ids=ids, logits_to_keep=len(answer) + 1, **names).logits[0, :-1]
         picked = logits.float().log_softmax(-1).gather(1, ids[0, -len(answer) :, None])
@@ -135,14 +80,15 @@ class TransformersBackend:
 
     def forget(self, session: str) -> None:
         """Drop what was computed for a session."""
-        for key in [key for key in self._prefixes if key[0] == session]:
-            self._prefixes.pop(key, None)
+        self._worker.forget(session)
+
+    def alive(self) -> bool:
+        """Whether the worker runs, or will with the first request."""
+        return self._worker.alive()
 
     def close(self) -> None:
-        """End the worker; requests that still wait get an error."""
-        with self._wake:
-            self._closed = True
-            self._wake.notify()
+        """End the worker; requests that are not done get an error."""
+        self._worker.close()
 
     def _open(self, request: Request) -> LocalStream:
         prompt = encode(self.tokenizer, request.messages)
@@ -155,93 +101,26 @@ class TransformersBackend:
         return LocalStream(request, row, self.tokenizer)
 
     def _adapter(self, name: str | None) -> str | None:
-        if name == "none" or not self.adapters:
+        if not self.adapters or (name == "none" and self._itself is None):
             return None
-        if name is None:
-            return self.adapters[-1]
+        name = name or self.adapters[-1]
         if name not in self.adapters:
-            raise BackendError(f"no adapter {name!r}", f"name one of: none, {', '.join(self.adapters)}")
-        return name
-
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: self._waiting or self._closed)
-                batch, self._waiting = self._waiting[: self.max_batch], self._waiting[self.max_batch :]
-                closed = self._closed
-            if closed:
-                for stream in batch + self._waiting:
-                    stream.put(BackendError("the model was closed", "load the counsellor again"))
-                return
-            self._run(batch)
-
-    def _run(self, batch: list[LocalStream]) -> None:
-        """Work on one batch; whatever goes wrong is raised where the reply is awaited."""
-        import torch
-
-        try:
-            self._decode(batch)
-        except torch.OutOfMemoryError as error:
-            self._prefixes.clear()
-            torch.cuda.empty_cache()
-            rest = [stream for stream in batch if not stream.row.done]
-            if len(batch) == 1:
-                failure = BackendError("out of GPU memory", "set chat.quantization: nf4, or a smaller max_new_tokens")
-                failure.__cause__ = error
-                batch[0].put(failure)
-                return
-            # Every row goes on where it stood: what it has written is part of what it reads now.
-            half = (len(rest) + 1) // 2
-            for part in filter(None, (rest[:half], rest[half:])):
-                self._run(part)
-        except Exception as error:  # the worker must live on; whoever awaits the reply is told
-            for stream in batch:
-                stream.put(error)
-        finally:
-            for stream in batch:
-                stream.finish()
-
-    def _decode(self, batch: list[LocalStream]) -> None:
-        alone = batch[0] if len(batch) == 1 and batch[0].request.settings.session else None
-        cache = self._take_prefix(alone) if alone else None
-        for step in decode(self.model, [stream.row for stream in batch], self._eos, self._pad, cache):
-            batch[step.row].put((step.token, step.logprob))
-            for stream in batch:
-                stream.row.done = stream.row.done or stream.request.cancelled.is_set()
-                if stream.row.done:
-                    stream.finish()
-        if alone and cache is not None:
-            self._prefixes[_key(alone)] = (alone.row.ids[: cache.get_seq_length()], cache)
-            while len(self._prefixes) > self.keep_prefixes:
-                self._prefixes.popitem(last=False)
-
-    def _take_prefix(self, stream: LocalStream) -> Cache:
-        """A cache that holds as much of the prompt as this session's last turn computed."""
-        from transformers import DynamicCache
-
-        ids, cache = self._prefixes.pop(_key(stream), ([], None))
-        prompt = stream.row.ids
-        shared = 0
-        while shared < min(len(ids), len(prompt) - 1) and ids[shared] == prompt[shared]:
-            shared += 1
-        if cache is None or not shared or not cache.is_croppable or any(cache.is_sliding):
-            return DynamicCache(config=self.model.config)
-        cache.crop(shared - len(ids))
-        stream.cached_tokens = shared
-        return cache
+            there = self.adapters if self._itself else ("none", *self.adapters)
+            raise BackendError(f"no adapter {name!r}", f"name one of: {', '.join(there)}")
+        return None if name == self._itself else name
 
 
-def _key(stream: LocalStream) -> tuple[str, str | None]:
-    return str(stream.request.settings.session), stream.row.adapter
-
-
-def _with_adapters(model: PreTrainedModel, adapters: Mapping[str, str | Path]) -> PreTrainedModel:
+def _with_adapters(model: PreTrainedModel, adapters: Mapping[str, str | Path | None]) -> PreTrainedModel:
     """The model with every adapter loaded under its name."""
     from peft import PeftModel
 
-    for name, folder in adapters.items():
+    for folder in filter(None, adapters.values()):
         if not Path(folder, "adapter_config.json").is_file():
             raise UserError("no adapter here", "train it first: gonggam run", file=folder)
+        check_identity(model, Path(folder))
+    for name, folder in adapters.items():
+        if folder is None:
+            continue
         if isinstance(model, PeftModel):
             model.load_adapter(str(folder), adapter_name=name)
         else:
@@ -252,7 +131,7 @@ def _with_adapters(model: PreTrainedModel, adapters: Mapping[str, str | Path]) -
 def load_local(
     base: str,
     *,
-    adapters: Mapping[str, str | Path] | None = None,
+    adapters: Mapping[str, str | Path | None] | None = None,
     settings: ModelOptions | None = None,
 ) -> TransformersBackend:
     """Load a model folder or hub id onto the best device there is, with adapters by name.

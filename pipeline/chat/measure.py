@@ -1,24 +1,26 @@
-"""Measures the safety layer and the emotion classifier: `python -m pipeline.chat.measure [--picture FILE]`.
+"""Measures the safety layer and the emotion classifier: `gonggam bench safety [--picture FILE]`.
 
 What the figures mean and what they do not is said in ``docs/safety.md``.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.chat import safety
+from pipeline.chat import risk, safety
 from pipeline.chat.fit import (
     SAMPLES,
+    Line,
     Row,
     calm_texts,
     crisis_rows,
+    dialogues,
     emotion_rows,
     fit_emotion,
     fit_safety,
+    read_lines,
     read_tsv,
 )
 from pipeline.chat.resources import DATA
@@ -97,8 +99,8 @@ def measure_safety() -> SafetyReport:
     rows, calm = crisis_rows(), calm_texts()
     crisis, check = read_tsv(SAMPLES / "crisis.tsv"), read_tsv(DATA / "crisis_check.tsv")
     odds, calm_odds = out_of_fold(rows, calm)
-    check_odds = [safety.classifier().probabilities(text) for text, _ in check]
-    alarmed = sum(safety.weigh(text, odd).risk == "high" for text, odd in zip(calm, calm_odds, strict=True))
+    check_odds = [risk.classifier().probabilities(text) for text, _ in check]
+    alarmed = sum(risk.weigh(text, odd).risk == "high" for text, odd in zip(calm, calm_odds, strict=True))
     return SafetyReport(
         _three(crisis, odds),
         _three(check, check_odds),
@@ -108,12 +110,20 @@ def measure_safety() -> SafetyReport:
 
 
 def _three(rows: Sequence[Row], odds: Sequence[Odds]) -> dict[str, Rates]:
-    ruled = [safety.by_rules(text) for text, _ in rows]
+    ruled = [risk.by_rules(text) for text, _ in rows]
     return {
         "rules": rates(rows, lambda i: ruled[i].risk == "high"),
-        "classifier": rates(rows, lambda i: odds[i]["high"] >= safety.needed(rows[i][0])),
-        "both": rates(rows, lambda i: safety.weigh(rows[i][0], odds[i]).risk == "high"),
+        "classifier": rates(rows, lambda i: odds[i]["high"] >= risk.needed(rows[i][0])),
+        "both": rates(rows, lambda i: risk.weigh(rows[i][0], odds[i]).risk == "high"),
     }
+
+
+def as_due(line: Line) -> bool:
+    """Whether the layer does with a message what its table asks: alarm (high, or ask on after one) or none."""
+    found = safety.assess(line.text, line.before)
+    if line.due == "ask":
+        return found.risk == "high" and found.standing is not None
+    return (found.risk == "high") == (line.due == "high")
 
 
 def emotion_out_of_fold(rows: Sequence[Row], seed: int = 0) -> list[str]:
@@ -146,15 +156,15 @@ def confusion_picture(true: Sequence[str], told: Sequence[str], path: Path) -> N
     plt.close(figure)
 
 
-def main() -> None:
+def main(picture: Path | None = None) -> None:
     """Print the figures; draw the confusion matrix where a file is named."""
     from sklearn.metrics import f1_score
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--picture", type=Path, help="PNG file for the emotion confusion matrix")
-    chosen = parser.parse_args()
     found = measure_safety()
-    for name, table in (("crisis.tsv, out of fold", found.crisis), ("crisis_check.tsv, never seen", found.check)):
+    for name, table in (
+        ("crisis.tsv, out of fold", found.crisis),
+        ("crisis_check.tsv, never learned from", found.check),
+    ):
         print(f"{name}\n{'':12}recall on high    false alarms on none")
         for way, rate in table.items():
             high, none = f"{rate.high - len(rate.missed)}/{rate.high}", f"{len(rate.alarms)}/{rate.none}"
@@ -163,13 +173,29 @@ def main() -> None:
     for title, places in (("missed", found.check["both"].missed), ("false alarms", found.check["both"].alarms)):
         print(f"{title} in crisis_check.tsv:", *(found.rows["check"][i][0] for i in places), sep="\n  ")
     print(f"\ncalm texts called high: {found.calm[0]} of {found.calm[1]}")
+    for name in ("crisis_fresh.tsv", "crisis_blind.tsv"):
+        _print_lines(name)
     rows, table = emotion_rows(), len(read_tsv(SAMPLES / "emotion.tsv"))
+    talks = table + len(dialogues())
     true, told = [label for _, label in rows], emotion_out_of_fold(rows)
-    for name, part in (("emotion.tsv", slice(table)), ("first messages of dialogues", slice(table, None))):
+    for name, part in (
+        ("emotion.tsv", slice(table)),
+        ("first messages of dialogues", slice(table, talks)),
+        ("short talk", slice(talks, None)),
+    ):
         print(f"emotion macro-F1 on {name}, out of fold: {f1_score(true[part], told[part], average='macro'):.3f}")
-    if chosen.picture:
-        confusion_picture(true[:table], told[:table], chosen.picture)
+    if picture:
+        confusion_picture(true[:table], told[:table], picture)
 
 
-if __name__ == "__main__":
-    main()
+def _print_lines(name: str) -> None:
+    lines = read_lines(DATA / name)
+    right = [as_due(line) for line in lines]
+    print(f"\n{name}: called as is due")
+    for due in dict.fromkeys(line.due for line in lines):
+        of = [place for place, line in enumerate(lines) if line.due == due]
+        print(f"  {due:8}{sum(right[place] for place in of)}/{len(of)}")
+    for line, fine in zip(lines, right, strict=True):
+        if not fine:
+            print(f"    {line.due}, {line.kind}: {' | '.join((*line.before, line.text))}")
+    print()

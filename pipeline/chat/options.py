@@ -59,6 +59,11 @@ class SafetyOptions(_Section):
     )
     history_turns: int = Field(4, ge=0, le=20, description="how many earlier messages of the user are taken into view")
     remember: bool = Field(False, description="whether exchanges of high risk are written to the user's memory")
+    remember_mark: bool = Field(
+        False,
+        description="whether the time, session and kind of a message of high risk are kept with the user's memory, "
+        "without any words, so that the concern outlives a restart",
+    )
     introduce: bool = Field(True, description="whether a session begins by saying that this is an AI")
 
 
@@ -81,6 +86,22 @@ class ChatOptions(_Section):
         None,
         description="seq2seq model that rewrites replies in a persona's manner, such as "
         "KoJLabs/bart-speech-style-converter; null: the language model speaks in it",
+    )
+    sentiment: dict[str, str] | None = Field(
+        None,
+        description="for models that answer to a sentiment: labels of the run's classify stage, and what the chat "
+        "template is told for each; the first where none is told or predicted",
+    )
+    recent_turns: int = Field(
+        4, ge=0, description="earlier exchanges that the model is shown, where there is no memory section to say so"
+    )
+    min_confidence: float | Literal["auto"] = Field(
+        "auto", description="runs of a classifier: probability from which a category is believed; auto: as calibrated"
+    )
+    fallback: str | None = Field(
+        None,
+        description="runs that choose among answers: who answers where they are unsure (run or model folder, hub id, "
+        "openai:URL#model); null: the counsellor says so and asks back",
     )
     timeout_s: float = Field(60, gt=0, description="longest wait for a model server, in seconds")
     max_message_chars: int = Field(4000, ge=100, description="longest message that is read; longer ones are declined")

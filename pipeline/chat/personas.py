@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import yaml
 
 from gonggam.errors import UserError
+from gonggam.files import read_json
 from pipeline.chat.resources import DATA, data
 
 DEFAULT = "기본"
+STYLES = "styles.json"
+"""In a converter's folder: the styles it was trained on. Replies in other manners are left as they are."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +79,21 @@ def load_converter(model: str) -> Callable[[str, Persona], str]:
     with hub_errors(model):
         tokenizer = AutoTokenizer.from_pretrained(model)
         network = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
+    known = Path(model) / STYLES
+    styles = set(read_json(known)) if known.is_file() else None
 
     def convert(text: str, manner: Persona) -> str:
-        if not manner.instruction:
+        if not manner.instruction or (styles is not None and manner.name not in styles):
             return text
-        ids = tokenizer(f"{manner.name} 형식으로 변환:{text}", return_tensors="pt", truncation=True).input_ids
-        made = network.generate(ids, max_new_tokens=2 * ids.shape[1] + 16)
+        ids = tokenizer(style_prompt(text, manner.name), return_tensors="pt").input_ids
+        if ids.shape[1] > min(tokenizer.model_max_length, network.config.max_position_embeddings):
+            return text  # half a reply in another manner is worse than the whole one in its own
+        made = network.generate(input_ids=ids, max_new_tokens=2 * ids.shape[1] + 16)
         return tokenizer.decode(made[0], skip_special_tokens=True).strip() or text
 
     return convert
+
+
+def style_prompt(text: str, style: str) -> str:
+    """What a style converter reads, in training and serving: the form of KoJLabs' models."""
+    return f"{style} 형식으로 변환:{text}"

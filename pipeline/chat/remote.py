@@ -100,6 +100,14 @@ class OpenAIBackend:
     def forget(self, session: str) -> None:
         """Nothing of a session is kept on this side."""
 
+    def alive(self) -> bool:
+        """Whether the server tells its models."""
+        try:
+            self._models()
+        except BackendError:
+            return False
+        return True
+
     def close(self) -> None:
         """Close the connections."""
         self.client.close()

@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.chat.safety import Risk
+from pipeline.chat.safety import Kind, Risk
 
-Source = Literal["model", "knowledge", "safety", "notice"]
+Source = Literal["model", "reviewed", "knowledge", "safety", "notice"]
 
 
 class _Value(BaseModel):
@@ -45,20 +45,25 @@ class TokenUsage(_Value):
 class Reply(_Value):
     """One answer.
 
-    ``source``: ``model`` (generated), ``knowledge`` (the best human-written answer, where the gate withdrew what was
-    generated), ``safety`` (the fixed words for a message of high risk) or ``notice`` (other fixed words: goodbye, what
-    this is, nothing to read).
+    ``source``: ``model`` (generated), ``reviewed`` (an answer of the message's category), ``knowledge`` (the best
+    human-written answer, where the gate withdrew what was generated or the run only retrieves), ``safety`` (the fixed
+    words for a message of high risk) or ``notice`` (other fixed words: goodbye, what this is, nothing to read, unsure).
     """
 
     text: str
     source: Source
     risk: Risk
+    kind: Kind | None = Field(None, description="what kind of danger was seen, where one was")
     emotion: Emotion | None = None
     recalled: tuple[Note, ...] = ()
     usage: TokenUsage = TokenUsage()
+    category: str | None = Field(None, description="what the message was taken for, where answers are chosen by it")
+    index: int | None = Field(None, description="number of that category in the classifier's list")
+    score: float | None = Field(None, description="probability of the category, or likeness of the question found")
     reasons: tuple[str, ...] = Field((), description="why the gate or the safety layer stepped in; never user text")
     persona: str = "기본"
     session: str | None = None
     exchange: str | None = Field(None, description="id under which the exchange is remembered; None: it is not")
+    memorable: bool = Field(False, description="what belongs into a memory: no notice, nothing of high risk")
     introduction: str | None = Field(None, description="at the start of a session: what this is, to be shown first")
     ended: bool = Field(False, description="the user said goodbye: the session is closed")

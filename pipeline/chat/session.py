@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pipeline.chat.reply import Emotion
-from pipeline.chat.safety import Risk
+from pipeline.chat.safety import Kind, Risk, Standing, fixed_text
 
 
 @dataclass
 class Turned:
-    """One exchange of a running session."""
+    """One exchange of a running session; without words where only a mark of high risk is left of it."""
 
     user: str
     reply: str
@@ -22,6 +22,23 @@ class Turned:
     emotion: Emotion | None = None
     exchange: str | None = None
     """Id in the user's memory, where it was written there."""
+    mark: str | None = None
+    """Id of its mark there, where only that was kept."""
+    kind: Kind | None = None
+    """Of a message of high risk: what kind of danger."""
+    standing: Standing | None = None
+    """How it answered to a danger told before (see `pipeline.chat.safety.Assessment`)."""
+
+    def __post_init__(self) -> None:
+        """Read kind and standing off the fixed words where a caller keeps only what was said."""
+        if self.risk == "high" and self.kind is None:
+            kind, standing = fixed_text(self.reply)
+            self.kind, self.standing = kind or "suicide", self.standing or standing
+
+    @property
+    def grave(self) -> bool:
+        """Whether the message told of a danger by itself."""
+        return self.risk == "high" and self.standing is None
 
 
 @dataclass
@@ -32,6 +49,8 @@ class Session:
     turns: list[Turned] = field(default_factory=list)
     fresh: bool = True
     """Not yet filled with what is remembered of it."""
+    shared: bool = False
+    """Its exchanges are remembered, so that another process may have added some."""
     introduced: bool = False
     other_told: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -39,12 +58,32 @@ class Session:
     @property
     def said(self) -> list[str]:
         """The user's messages."""
-        return [turn.user for turn in self.turns]
+        return [turn.user for turn in self.turns if turn.user]
 
     @property
     def crises(self) -> int:
-        """How often the fixed words for high risk were spoken."""
-        return sum(turn.risk == "high" for turn in self.turns)
+        """How many messages told of a danger."""
+        return sum(turn.grave for turn in self.turns)
+
+    def asked_on(self, standing: Standing) -> int:
+        """How often an answer of this kind was asked on."""
+        return sum(turn.standing == standing for turn in self.turns)
+
+    def in_view(self, count: int) -> tuple[list[str], Kind | None]:
+        """The newest ``count`` messages of the user, and the danger told before them, if one was.
+
+        After a danger only what followed it is in view, and at least four messages of that.
+        """
+        last = max((place for place, turn in enumerate(self.turns) if turn.grave), default=None)
+        since = self.turns if last is None else self.turns[last + 1 :]
+        count = count if last is None else max(count, 4)
+        said = [turn.user for turn in since if turn.user]
+        return said[max(0, len(said) - count) :], None if last is None else self.turns[last].kind
+
+    def checked_in(self, words: str) -> bool:
+        """Whether these words were said since a danger was told."""
+        last = max((place for place, turn in enumerate(self.turns) if turn.grave), default=-1)
+        return any(words in turn.reply for turn in self.turns[last + 1 :])
 
     def feeling(self) -> str | None:
         """The emotion that was met most often, everyday talk aside."""
@@ -80,11 +119,16 @@ class Sessions:
             return [name for owner, name in self._sessions if owner == user]
 
 
-def exchanges(messages: Sequence[Mapping[str, str]]) -> list[Turned]:
-    """Each user message with the reply that follows it; messages of other roles are left out."""
+def exchanges(messages: Sequence[Mapping[str, str] | Turned]) -> list[Turned]:
+    """Each user message with the reply that follows it; messages of other roles are left out.
+
+    Where a message comes without its risk, fixed words of high risk that answered it tell it.
+    """
+    if messages and isinstance(messages[0], Turned):
+        return list(messages)
     turns = [m for m in messages if m["role"] in ("user", "assistant")]
     return [
-        Turned(a["content"], b["content"])
+        Turned(a["content"], b["content"], a.get("risk") or ("high" if any(fixed_text(b["content"])) else "none"))
         for a, b in pairwise(turns)
         if (a["role"], b["role"]) == ("user", "assistant")
     ]

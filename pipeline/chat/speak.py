@@ -11,7 +11,9 @@ from pipeline.chat import gate
 from pipeline.chat.backends import Backend, Message, PieceStream, Request, Settings, Usage
 from pipeline.chat.options import GateOptions
 from pipeline.chat.reply import Source
+from pipeline.chat.reviewed import Picked, PickedStream
 from pipeline.chat.safety import check_output
+from pipeline.chat.streams import ReplyStream
 
 logger = logging.getLogger("gonggam.chat")
 
@@ -24,6 +26,7 @@ class Spoken:
     source: Source
     usage: Usage
     reasons: tuple[str, ...] = ()
+    picked: Picked | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Speaker:
     backend: Backend
     options: GateOptions
     floor: float | None
-    answer: Callable[[str, Sequence[str]], tuple[str, Source]]
+    answer: Callable[..., tuple[str, Source]]
 
     def speak(
         self,
@@ -49,17 +52,22 @@ class Speaker:
         settings: Settings,
         cancelled: Event,
         begun: PieceStream | None = None,
+        *,
+        grave: bool = False,
     ) -> Iterator[str]:
         """Yield passed sentences; the generator's value is a `Spoken`.
 
         Args:
             begun: a stream that is under way for the first attempt (see `Counselor.reply_many`).
+            grave: whether a danger was told before.
         """
         usage, reasons = Usage(), ()
         for attempt in range(1 + self.options.retries):
             tried = replace(settings, seed=None if settings.seed is None else settings.seed + attempt)
-            stream = begun or self.backend.stream([Request(messages, tried)])[0]
+            stream = begun or self.backend.stream([Request(messages, tried, said=said)])[0]
             begun = None
+            if isinstance(stream, PickedStream) and not check_output(stream.picked.text, said):
+                return (yield from _as_reviewed(stream.picked))
             text, found = yield from self._passed(stream, messages, said, settings, cancelled)
             usage, reasons = _sum(usage, stream.usage), reasons + found
             if text or cancelled.is_set():
@@ -68,7 +76,7 @@ class Speaker:
                 break  # it would say the same again
         logger.info("reply withdrawn: %s", ", ".join(dict.fromkeys(reasons)))
         before = [message["content"] for message in messages if message["role"] == "assistant"]
-        text, source = self.answer(said, before)
+        text, source = self.answer(said, before, grave=grave)
         yield text
         return Spoken(text, source, usage, reasons)
 
@@ -76,7 +84,7 @@ class Speaker:
         self, stream: PieceStream, messages: Sequence[Message], said: str, settings: Settings, cancelled: Event
     ) -> Iterator[str]:
         """Yield sentences as they pass; the value is the text let out and why it ended early."""
-        text, out, logprob, tokens = "", "", 0.0, 0
+        text, out, logprob, tokens, stopped = "", "", 0.0, 0, False
         pieces = iter(stream)
         try:
             for piece in pieces:
@@ -84,7 +92,10 @@ class Speaker:
                     return out, ("cancelled",)
                 text, tokens = text + piece.text, tokens + piece.tokens
                 logprob = None if logprob is None or piece.logprob is None else logprob + piece.logprob
-                *ready, rest = gate.sentences(text.lstrip()) or [""]
+                text, stopped = before_stop(text, settings.stop)
+                if stopped:
+                    break
+                *ready, rest = gate.sentences(without_begun(text, settings.stop).lstrip()) or [""]
                 candidate = "".join(ready)
                 if len(candidate) > len(out):
                     reasons = self._judge(candidate, out, messages, said, settings, logprob, tokens)
@@ -99,7 +110,7 @@ class Speaker:
         finally:
             pieces.close()
         text = text.strip()
-        if not gate.whole(text):
+        if not stopped and not gate.whole(text):
             *ready, _rest = gate.sentences(text) or [""]
             text = "".join(ready).rstrip()
             if len(text) <= len(out.rstrip()):
@@ -135,6 +146,25 @@ class Speaker:
         return verdict.reasons
 
 
+def _as_reviewed(picked: Picked) -> Iterator[str]:
+    """What people wrote and reviewed passes no gate made for models."""
+    yield picked.text
+    return Spoken(picked.text, picked.source, Usage(), () if picked.sure else ("unsure",), picked)
+
+
+def rewritten(steps: Iterator[str], rewrite: Callable[[str], str], max_repetition: float) -> Iterator[str]:
+    """`Speaker.speak` with the whole reply rewritten; it stays as it was where that is unsafe or runs in circles."""
+    stream = ReplyStream(steps, Event())
+    for _ in stream:
+        pass
+    spoken = stream.reply
+    text = rewrite(spoken.text)
+    if check_output(text) or gate.repetition(text) > max_repetition:
+        text = spoken.text
+    yield text
+    return replace(spoken, text=text)
+
+
 def relevance(backend: Backend, messages: Sequence[Message], reply: str, adapter: str | None) -> float | None:
     """What the conversation adds to the reply's mean token log-probability, in nats.
 
@@ -145,6 +175,18 @@ def relevance(backend: Backend, messages: Sequence[Message], reply: str, adapter
     with_it = backend.score(messages, reply, adapter)
     without = backend.score([*system, {"role": "user", "content": "…"}], reply, adapter)
     return None if with_it is None or without is None else with_it - without
+
+
+def before_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
+    """``text`` up to the first of ``stops`` in it, and whether there is one."""
+    ends = [end for stop in stops if (end := text.find(stop)) >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
+def without_begun(text: str, stops: Sequence[str]) -> str:
+    """``text`` without an end that may become one of ``stops``."""
+    begun = [size for stop in stops for size in range(1, len(stop)) if text.endswith(stop[:size])]
+    return text[: -max(begun)] if begun else text
 
 
 def _sum(a: Usage, b: Usage) -> Usage:
