@@ -1,0 +1,216 @@
+"""bench/serve.py with a stub in the model's place: overhead, a soak, and kill -9 under load."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+from memory import sentence
+from serve_process import running, start
+from sqlalchemy import text
+
+from pipeline.serve.accounts import Accounts
+from pipeline.serve.erasure import Erasure
+from pipeline.serve.store import Store, default_url
+from pipeline.serve.store.rooms import LEASE
+
+
+@dataclass
+class Client:
+    """One account with one room, over one connection; ``acknowledged`` are dialogue ids by what was said."""
+
+    id: str
+    token: str
+    room: str
+    address: str = ""
+    acknowledged: dict[str, str] = field(default_factory=dict)
+    _open: http.client.HTTPConnection | None = None
+    _one: threading.Lock = field(default_factory=threading.Lock)
+
+    def say(self, words: str) -> None:
+        """Send a message, once the one before is answered; it is noted when the service has acknowledged it."""
+        with self._one:
+            self._say(words)
+
+    def _say(self, words: str) -> None:
+        if self._open is None:
+            self._open = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
+        body = json.dumps({"text": words}).encode()
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        self._open.request("POST", f"/api/rooms/{self.room}/dialogs", body, headers)
+        answer = self._open.getresponse()
+        found = json.loads(answer.read())
+        if answer.status != 201:
+            raise RuntimeError(f"refused with {answer.status}: {found}")
+        self.acknowledged[words] = found["dialog"]["id"]
+
+    def reconnect(self, address: str) -> None:
+        """Speak to another server."""
+        if self._open:
+            self._open.close()
+        self.address, self._open = address, None
+
+
+def clients(folder: Path, count: int) -> list[Client]:
+    """Accounts that are logged in, each with a room."""
+    store = Store.open(default_url(folder))
+    accounts, made = Accounts(store), []
+    for i in range(count):
+        person = accounts.sign_up(f"user{i}", f"a long password {i}")
+        token = accounts.log_in(person.name, f"a long password {i}", kind="api").token
+        made.append(Client(person.id, token, store.rooms.start(person.id, "기본").id))
+    store.close()
+    return made
+
+
+def send_steadily(users: list[Client], rate: float, seconds: float) -> list[float]:
+    """Milliseconds of each answer, counted from the moment the message was due, however late it was sent."""
+    began, waits = time.perf_counter() + 0.1, []
+
+    def one(number: int, due: float) -> None:
+        users[number % len(users)].say(sentence(number))
+        waits.append(1000 * (time.perf_counter() - due))
+
+    with ThreadPoolExecutor(len(users)) as pool:
+        sent = []
+        for number in range(int(rate * seconds)):
+            due = began + number / rate
+            time.sleep(max(0, due - time.perf_counter()))
+            sent.append(pool.submit(one, number, due))
+        for done in sent:
+            done.result()
+    return waits
+
+
+def overhead(folder: Path, rate: float = 50, seconds: float = 30, users: int = 50) -> list[tuple[str, str]]:
+    """Everything but the model, message by message: log-in, queue, memory, emotion, risk, commit."""
+    people = clients(folder, users)
+    with running("stub", folder) as served:
+        for person in people:
+            person.reconnect(served.address)
+        send_steadily(people, rate, 3)
+        before = _cpu(served.process.pid)
+        waits = send_steadily(people, rate, seconds)
+        cpu = 1000 * (_cpu(served.process.pid) - before) / len(waits)
+    p50, p95, p99 = np.percentile(waits, [50, 95, 99])
+    what = f"overhead of a message at {rate:g} a second, {users} users, SQLite"
+    return [
+        (f"{what} (goal: p95 15 ms)", f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms"),
+        ("the same: processor time", f"{cpu:.1f} ms"),
+    ]
+
+
+def _cpu(process: int) -> float:
+    times = psutil.Process(process).cpu_times()
+    return times.user + times.system
+
+
+def soak(folder: Path, minutes: float = 5, rate: float = 40, users: int = 20) -> list[tuple[str, str]]:
+    """Resident memory, open files and threads at the end of the first and of the last quarter."""
+    people = clients(folder, users)
+    with running("stub", folder) as served:
+        for person in people:
+            person.reconnect(served.address)
+        process, seen = psutil.Process(served.process.pid), []
+        for _ in range(4):
+            waits = send_steadily(people, rate, 15 * minutes)
+            with process.oneshot():
+                seen.append((process.memory_info().rss / 2**20, process.num_fds(), process.num_threads()))
+    (memory, files, threads), (later_memory, later_files, later_threads) = seen[0], seen[-1]
+    messages = int(4 * 15 * minutes * rate)
+    return [
+        (f"{messages:,} messages in {minutes:g} minutes: resident memory", f"{memory:.0f} MB, {later_memory:.0f} MB"),
+        ("the same: open files, threads", f"{files}, {later_files}; {threads}, {later_threads}"),
+        ("the same: p95 in the last quarter", f"{np.percentile(waits, 95):.1f} ms"),
+    ]
+
+
+def kills(folder: Path, times: int = 200, users: int = 8) -> list[tuple[str, str]]:
+    """kill -9 at a random moment under load, again and again; what was acknowledged must be there each time.
+
+    Raises:
+        RuntimeError: a message is gone, the database is damaged, or memory and database differ.
+    """
+    people, chance = clients(folder, users), random.Random(0)
+    words = (f"{sentence(number)} {number}" for number in range(10**9))
+    for _ in range(times):
+        served = start("light", folder)
+        _open_rooms(folder, people, served.address)
+        stop, answered = threading.Event(), threading.Event()
+        with ThreadPoolExecutor(users) as pool:
+            talks = [pool.submit(_talk, person, words, answered, stop) for person in people]
+            answered.wait(60)
+            time.sleep(chance.uniform(0, 0.5))
+            served.process.kill()
+            stop.set()
+        served.process.wait()
+        for talk in talks:
+            talk.result()
+        _check(folder, people, settled=False)
+    time.sleep(LEASE.total_seconds() + 1)
+    _check(folder, people, settled=True)
+    acknowledged = sum(len(person.acknowledged) for person in people)
+    return [(f"{times} times kill -9 under load", f"{acknowledged:,} messages acknowledged, none lost, memory agrees")]
+
+
+def _open_rooms(folder: Path, people: list[Client], address: str) -> None:
+    """New rooms: a room whose answer was cut off stays claimed for a while."""
+    store = Store.open(default_url(folder))
+    for person in people:
+        person.room = store.rooms.start(person.id, "기본").id
+        person.reconnect(address)
+    store.close()
+
+
+def _talk(person: Client, words: Iterator[str], answered: threading.Event, stop: threading.Event) -> None:
+    """Send until the server is gone."""
+    with suppress(OSError, http.client.HTTPException, ValueError):
+        while not stop.is_set():
+            person.say(_next(words))
+            answered.set()
+
+
+_turn = threading.Lock()
+
+
+def _next(words: Iterator[str]) -> str:
+    with _turn:
+        return next(words)
+
+
+def _check(folder: Path, people: list[Client], *, settled: bool) -> None:
+    """Compare what was acknowledged with the database, and the database with the memory.
+
+    Args:
+        settled: claims have run out: what was begun and never acknowledged must be gone from the memory too.
+    """
+    from serve_app import stub_counselor
+
+    store, bot = Store.open(default_url(folder)), stub_counselor(folder, lexical=0)
+    if settled:
+        Erasure(store, bot).recover()
+    with store.database.reading() as session:
+        if (found := session.scalar(text("PRAGMA integrity_check"))) != "ok":
+            raise RuntimeError(f"the database is damaged: {found}")
+    for person in people:
+        rooms = store.rooms.of(person.id, limit=None)
+        dialogs = {d.id: d for room in rooms for d in store.rooms.dialogs(person.id, room.id)}
+        lost = [words for words, dialog in person.acknowledged.items() if dialogs[dialog].message != words]
+        kept = {exchange["id"] for exchange in bot.export(json.dumps([person.id, ""], ensure_ascii=False))["exchanges"]}
+        written = {dialog.exchange for dialog in dialogs.values() if dialog.exchange}
+        if lost or written - kept or (settled and kept - written):
+            what = f"{len(lost)} messages, {len(written - kept)} memories too few, {len(kept - written)} too many"
+            raise RuntimeError(f"after kill -9: {what}")
+    bot.close()
+    store.close()

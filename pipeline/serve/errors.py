@@ -1,0 +1,122 @@
+"""Errors as the API tells them: in OpenAI's form under /v1, as FastAPI's ``detail`` elsewhere; never with a text."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from gonggam.errors import UserError
+from pipeline.chat.backends import BackendError
+from pipeline.serve.texts import texts
+
+logger = logging.getLogger("gonggam.serve")
+
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+
+CODES = {400: "bad_body", 404: "not_found", 405: "bad_method"}
+"""What the framework refuses by itself."""
+
+
+class ApiError(Exception):
+    """A refusal with everything OpenAI's clients look at.
+
+    Args:
+        status: HTTP status.
+        message: one English sentence, without anything a user wrote.
+        param: the parameter it is about.
+        code: a word for programs.
+        retry_after: seconds after which to try again.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.param, self.code, self.retry_after = status, message, param, code, retry_after
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """``{"error": {message, type, param, code}}``."""
+        kind = KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """``{"detail", "code"}``; the detail is for people, in Korean where texts.yaml has words for the code."""
+        known = texts()["refused"].get(self.code, {})
+        return {"detail": known.get("message", self.message), "code": self.code}
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Retry-After and WWW-Authenticate where they belong."""
+        headers = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return {**headers, "WWW-Authenticate": "Bearer"} if self.status == 401 else headers
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Whatever went wrong, as a refusal; what nobody foresaw is logged without its message, which may quote a user."""
+    match error:
+        case ApiError():
+            return error
+        case HTTPException():
+            return ApiError(error.status_code, str(error.detail), code=CODES.get(error.status_code))
+        case BackendError():
+            return ApiError(503, str(error), code="model_unavailable", retry_after=5)
+        case UserError():
+            return ApiError(400, str(error))
+    log_fault(error)
+    return ApiError(500, "The service made a mistake; it was noted.", code="internal_error")
+
+
+def log_fault(error: BaseException) -> None:
+    """Kind and place of a fault, without its message and without local values."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
+    logger.error("fault: %s at %s", type(error).__name__, where)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Let every error leave in its form."""
+
+    def told(request: Request, error: Exception) -> JSONResponse:
+        found = as_api_error(error)
+        body = found.body if request.url.path.startswith("/v1/") else found.plain
+        headers = getattr(error, "headers", None) or {}
+        return JSONResponse(body, found.status, {**headers, **found.headers})
+
+    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+        if not request.url.path.startswith("/v1/"):
+            return JSONResponse({"detail": problems}, 422)
+        return told(request, _first(problems))
+
+    for kind in (ApiError, HTTPException, UserError):
+        app.add_exception_handler(kind, told)
+    app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _first(problems: list[dict[str, Any]]) -> ApiError:
+    """The first problem, worded as OpenAI words it."""
+    problem = problems[0]
+    where = [str(part) for part in problem["loc"] if part != "body"]
+    param = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where).lstrip(".") or None
+    if problem["type"] == "extra_forbidden":
+        return ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
+    if problem["type"] == "missing":
+        return ApiError(400, f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter")
+    if problem["type"] == "json_invalid":
+        return ApiError(400, "The body of the request is not valid JSON.", code="invalid_json")
+    return ApiError(400, f"Invalid value for '{param}': {problem['msg']}.", param=param, code="invalid_value")

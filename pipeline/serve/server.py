@@ -1,0 +1,187 @@
+"""Running the application: one process or several behind one socket, stopped without cutting a reply short."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import os
+import socket
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors.multiprocess import Multiprocess
+
+from gonggam.errors import UserError
+from pipeline.chat.load import LOCK
+from pipeline.serve.options import ServeOptions
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from pipeline.chat.counselor import Counselor
+    from pipeline.serve.store import Store
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every worker is to serve: something `Counselor.load` knows, the run whose memory it uses, and how."""
+
+    where: str
+    run: Path | None
+    settings: ServeOptions
+
+
+def check_reach(settings: ServeOptions) -> None:
+    """Refuse to be reached from other machines without accounts.
+
+    Raises:
+        UserError: the address is not this machine's own and accounts are off.
+    """
+    if settings.accounts or _loopback(settings.host):
+        return
+    raise UserError(
+        f"serving on {settings.host} without accounts would let anybody read everybody's talks",
+        "switch accounts on (--accounts, or serve.accounts: true), or stay on 127.0.0.1 and reach it by "
+        "ssh -L 8000:127.0.0.1:8000 HOST",
+    )
+
+
+def serve(plan: Plan) -> None:
+    """Serve until SIGINT or SIGTERM; running replies are finished first.
+
+    Raises:
+        UserError: the model or the database cannot be had, or the address is taken.
+    """
+    settings = plan.settings
+    check_reach(settings)
+    _quiet()
+    with listen(settings) as listening:
+        if settings.workers == 1:
+            config = _config(build(plan), settings)
+            _tell(listening, settings)
+            uvicorn.Server(config).run([listening])
+            return
+        with tempfile.TemporaryDirectory(prefix="gonggam-metrics-") as numbers:
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
+            _tell(listening, settings)
+            Multiprocess(_config(partial(worker, plan), settings, factory=True), [listening]).run()
+
+
+def build(plan: Plan) -> FastAPI:
+    """The application of a plan: the counsellor loaded, the database opened."""
+    from pipeline import Counselor
+    from pipeline.serve.app import create_app
+
+    store = open_store(plan)
+    counselor = Counselor.load(plan.where, run=plan.run)
+    warm_up(counselor)
+    return create_app(counselor, plan.settings, store)
+
+
+def warm_up(counselor: Counselor) -> None:
+    """Load what would otherwise be loaded by the first message, which would wait for it, or by several at once.
+
+    Raises:
+        UserError: the model cannot answer.
+    """
+    counselor.reply("오늘 하루가 길었어")
+    if counselor.memory and counselor.memory.settings.lexical:
+        from rag.korean import kiwi
+
+        kiwi()
+
+
+def open_store(plan: Plan) -> Store | None:
+    """The database: the one named, else SQLite in the run folder; None for a bare model, which has no folder for it.
+
+    Raises:
+        UserError: it cannot be had, or accounts are wanted and there is no place for them.
+    """
+    from pipeline.serve.store import Store, default_url
+    from pipeline.serve.store.cipher import read_keys
+
+    folder, settings = plan.run or Path(plan.where), plan.settings
+    url = settings.database or (default_url(folder) if (folder / LOCK).is_file() else None)
+    if url is not None:
+        return Store.open(url, read_keys(settings.key_file))
+    if settings.accounts:
+        raise UserError("accounts need a database, and there is no run folder", "name one with --database URL")
+    return None
+
+
+def worker(plan: Plan) -> FastAPI:
+    """`build` in a worker process, where an error a user can mend ends the whole service with one line."""
+    _quiet()
+    try:
+        return build(plan)
+    except UserError as error:
+        print(f"error {error}", file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)
+
+
+def _config(app: object, settings: ServeOptions, *, factory: bool = False) -> uvicorn.Config:
+    """Uvicorn's access log stays off: it writes queries down; `pipeline.serve.guard.Watch` writes a line of its own."""
+    return uvicorn.Config(
+        app,
+        factory=factory,
+        host=settings.host,
+        port=settings.port,
+        workers=settings.workers,
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
+        timeout_graceful_shutdown=settings.shutdown_s,
+        timeout_worker_healthcheck=600,  # a worker answers only once its model is loaded
+    )
+
+
+def listen(settings: ServeOptions) -> socket.socket:
+    """A socket bound to the address; it takes connections once its `listen` is called.
+
+    Raises:
+        UserError: the address is taken or not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # Only for sockets that say they are TCP does asyncio send small packets at once; else answers wait 40 ms.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((settings.host, settings.port))
+    except OSError as error:
+        listening.close()
+        where = f"{settings.host}:{settings.port}"
+        raise UserError(f"cannot listen on {where} ({error.strerror})", "choose another with --port") from error
+    listening.set_inheritable(True)
+    return listening
+
+
+def _tell(listening: socket.socket, settings: ServeOptions) -> None:
+    """From now on connections are taken; they wait while workers load the model."""
+    listening.listen(2048)
+    host, port = listening.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    who = "with accounts" if settings.accounts else "without accounts, for this machine only"
+    print(f"gonggam listens on http://{shown}:{port} ({who}; API: /v1)", flush=True)
+
+
+def _quiet() -> None:
+    """No telemetry; log lines of the service on standard error."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for name in ("gonggam", "uvicorn"):
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,110 @@
+"""Two replies, one choice: what becomes preference pairs for training, where the user agreed to that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import select
+
+from pipeline.serve.store.database import Database
+from pipeline.serve.store.models import Consent, Counsel, Dialog, Preference, now
+from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair, Preferred
+from pipeline.serve.store.rooms import as_written, finish_claim, put
+
+TRAINING = "training"
+"""The consent without which no pair leaves the database."""
+
+
+class Preferences:
+    """Rows of ``preference``."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def offer(self, room: str, claim: str, a: Draft, b: Draft) -> Pair:
+        """Keep two replies until one is chosen, and let go of the claim.
+
+        Raises:
+            LostClaim: the claim is not held any more.
+        """
+        seal = self._db.cipher.seal
+        row = Preference(counsel_id=room, a=seal(a.model_dump_json()), b=seal(b.model_dump_json()))
+        with self._db.writing() as session:
+            finish_claim(session, room, claim)
+            session.add(row)
+        return Pair(id=row.id, a=a, b=b, created_at=row.created_at)
+
+    def pending(self, user: str, pair: str) -> tuple[str, Pair] | None:
+        """(room, pair) of a choice that is still to be made."""
+        wanted = select(Preference).join(Counsel).where(Counsel.user_id == user, Preference.id == pair)
+        with self._db.reading() as session:
+            row = session.scalar(wanted.where(Preference.chosen.is_(None)))
+        if row is None:
+            return None
+        a, b = (Draft.model_validate_json(self._db.cipher.open(sealed)) for sealed in (row.a, row.b))
+        return row.counsel_id, Pair(id=row.id, a=a, b=b, created_at=row.created_at)
+
+    def choose(self, room: str, claim: str, pair: str, choice: Choice, draft: Draft) -> Exchanged:
+        """Make the chosen reply an exchange of the room.
+
+        Raises:
+            LostClaim: the claim is not held any more.
+        """
+        with self._db.writing() as session:
+            finish_claim(session, room, claim)
+            row = session.get_one(Preference, pair)
+            row.chosen, row.chosen_at = choice, now()
+            session.flush()
+            written = put(session, self._db.cipher, room, draft)
+            row.dialog_id = written.id
+        return as_written(written, draft)
+
+    def of(self, user: str) -> list[dict[str, Any]]:
+        """Every pair that was offered to a user and is still there, as plain JSON values."""
+        wanted = select(Preference).join(Counsel).where(Counsel.user_id == user).order_by(Preference.created_at)
+        with self._db.reading() as session:
+            rows = session.scalars(wanted).all()
+        return [
+            {
+                "id": row.id,
+                "room": row.counsel_id,
+                "dialog": row.dialog_id,
+                "chosen": row.chosen,
+                "created_at": row.created_at.isoformat(),
+                **{name: json.loads(self._db.cipher.open(getattr(row, name))) for name in ("a", "b")},
+            }
+            for row in rows
+        ]
+
+    def pairs(self) -> Iterator[Preferred]:
+        """Every choice that was made by users who let theirs be used for training, the oldest first."""
+        wanted = (
+            select(Preference, Counsel.user_id, Dialog.position)
+            .join(Counsel, Counsel.id == Preference.counsel_id)
+            .join(Dialog, Dialog.id == Preference.dialog_id)
+            .order_by(Preference.chosen_at, Preference.id)
+        )
+        with self._db.reading() as session:
+            agreed: dict[str, bool] = {}
+            for row in session.scalars(select(Consent).where(Consent.kind == TRAINING).order_by(Consent.id)):
+                agreed[row.user_id] = row.granted
+            for row, user, position in session.execute(wanted).all():
+                if not agreed.get(user):
+                    continue
+                earlier = select(Dialog.message, Dialog.reply).where(Dialog.counsel_id == row.counsel_id)
+                before = session.execute(earlier.where(Dialog.position < position).order_by(Dialog.position)).all()
+                if found := self._preferred(row, [text for pair in before for text in pair]):
+                    yield found
+
+    def _preferred(self, row: Preference, before: list[str]) -> Preferred | None:
+        """The pair; None where neither reply is the model's, so that there is nothing for it to learn."""
+        unseal = self._db.cipher.open
+        a, b = (Draft.model_validate_json(unseal(sealed)) for sealed in (row.a, row.b))
+        if "model" not in (a.source, b.source):
+            return None
+        chosen, rejected = (a, b) if row.chosen == "a" else (b, a)
+        said = [*map(unseal, before), a.message]
+        messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
+        return Preferred(messages=messages, chosen=chosen.reply, rejected=rejected.reply)

@@ -1,0 +1,254 @@
+"""From a message in a room to an exchange in the database, on whichever worker it arrives.
+
+A request claims its room in the database, hands the room's exchanges to the counsellor, and commits the reply and the
+end of its claim together: what was answered to the client is on the disk. A claim that was never ended tells the next
+request that its worker died, and what that worker may have left in the memory is put right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import anyio
+
+from pipeline.chat.counselor import Counselor
+from pipeline.chat.reply import Note, Reply
+from pipeline.chat.session import Turned
+from pipeline.chat.turn import Ask, clean
+from pipeline.serve.erasure import Erasure, Member
+from pipeline.serve.queue import ReplyQueue
+from pipeline.serve.refused import Refused
+from pipeline.serve.store import LostClaim, Store
+from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair, Room
+from pipeline.serve.store.rooms import LEASE
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A reply that is committed, with what the room shows once and does not keep."""
+
+    dialog: Exchanged
+    introduction: str | None
+    recalled: tuple[Note, ...]
+    ended: bool
+
+
+@dataclass
+class _Held:
+    """A room under a claim; ``ended``: a commit has ended the claim already."""
+
+    member: Member
+    room: Room
+    claim: str
+    ended: bool = False
+
+
+class Talks:
+    """What can be said and done in rooms.
+
+    Args:
+        store: the database.
+        counselor: holds the memories.
+        queue: makes replies with the counsellor.
+    """
+
+    def __init__(self, store: Store, counselor: Counselor, queue: ReplyQueue) -> None:
+        self.store, self.counselor, self.queue = store, counselor, queue
+        self.erasure = Erasure(store, counselor)
+
+    async def send(
+        self, member: Member, room: str, text: str, character: str | None = None
+    ) -> AsyncGenerator[str | Answered, None]:
+        """Yield the pieces of the reply to a message, and last what was committed.
+
+        Raises:
+            Refused: not_found, room_ended, room_busy or no_character.
+            ApiError: too many are waiting.
+            UserError: the model fails; nothing was kept.
+        """
+        async with self._holding(member, room) as held:
+            history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
+            ask = self._ask(held, text, history, character)
+            async for item in self._answer(held, ask):
+                yield item
+
+    async def again(self, member: Member, dialog: str, text: str | None = None) -> AsyncGenerator[str | Answered, None]:
+        """Answer the last message of a room anew; with ``text`` the message itself is changed.
+
+        Raises:
+            Refused: as `send`, or not_last.
+        """
+        old = await self._dialog(member, dialog)
+        async with self._holding(member, old.room) as held:
+            *history, last = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, old.room) or [None]
+            if last is None or last.id != dialog:
+                raise Refused("not_last")
+            ask = self._ask(held, last.message if text is None else text, history, last.character, without=last)
+            async for item in self._answer(held, ask, replaces=last):
+                yield item
+
+    async def offer(
+        self, member: Member, room: str, text: str, adapters: tuple[str | None, str | None] = (None, None)
+    ) -> Pair | Answered:
+        """Two replies to choose from; where words are fixed or both say the same, one, committed as by `send`."""
+        async with self._holding(member, room) as held:
+            history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
+            asks = [self._ask(held, text, history, adapter=adapter) for adapter in adapters]
+            first = await self.queue.reply(asks[0], member.owner)
+            if first.source not in ("model", "knowledge"):
+                return await finish(partial(self._commit, held, asks[0], first))
+            second = await self.queue.reply(asks[1], member.owner)
+            if first.text == second.text:
+                return await finish(partial(self._commit, held, asks[0], first))
+            pair = [Draft.of(clean(text), reply) for reply in (first, second)]
+            return await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
+
+    async def choose(self, member: Member, pair: str, choice: Choice) -> Exchanged:
+        """Take one of two replies into the room."""
+        found = await asyncio.to_thread(self.store.preferences.pending, member.person.id, pair)
+        if found is None:
+            raise Refused("not_found")
+        room, offered = found
+        async with self._holding(member, room) as held:
+            if await asyncio.to_thread(self.store.preferences.pending, member.person.id, pair) is None:
+                raise Refused("not_found")
+            return await finish(partial(self._take, held, offered, choice))
+
+    async def delete(self, member: Member, dialog: str) -> None:
+        """Erase one exchange, also from the memory."""
+        old = await self._dialog(member, dialog)
+        async with self._holding(member, old.room, ended=True):
+            await finish(partial(self.erasure.dialog, member, old))
+
+    async def delete_room(self, member: Member, room: str) -> None:
+        """Erase a room and what is remembered of it."""
+        async with self._holding(member, room, ended=True):
+            await finish(partial(self.erasure.room, member, room))
+
+    def _ask(
+        self,
+        held: _Held,
+        text: str,
+        history: list[Exchanged],
+        character: str | None = None,
+        *,
+        adapter: str | None = None,
+        without: Exchanged | None = None,
+    ) -> Ask:
+        persona = character or held.room.character
+        if persona not in self.counselor.personas:
+            raise Refused("no_character")
+        return Ask(
+            clean(text),
+            user=held.member.memory,
+            persona=persona,
+            session=held.room.id,
+            adapter=adapter,
+            history=[Turned(d.message, d.reply, d.risk, d.emotion, d.exchange) for d in history],
+            remember=False,
+            unseen=(without.exchange,) if without and without.exchange else (),
+        )
+
+    async def _answer(
+        self, held: _Held, ask: Ask, replaces: Exchanged | None = None
+    ) -> AsyncGenerator[str | Answered, None]:
+        pieces = self.queue.stream(ask, held.member.owner)
+        try:
+            async for item in pieces:
+                yield (
+                    await finish(partial(self._commit, held, ask, item, replaces)) if isinstance(item, Reply) else item
+                )
+        finally:
+            await pieces.aclose()
+
+    def _commit(self, held: _Held, ask: Ask, reply: Reply, replaces: Exchanged | None = None) -> Answered:
+        """Remember and write an exchange."""
+
+        def write(draft: Draft) -> Exchanged:
+            if replaces and replaces.exchange:  # first: what was changed must not be remembered, whatever comes
+                self.counselor.forget(held.member.memory, replaces.exchange)
+            old = replaces.id if replaces else None
+            return self.store.rooms.write(held.room.id, held.claim, draft, replaces=old, ends=reply.ended)
+
+        dialog = self._keep(held, reply, Draft.of(ask.text, reply), write)
+        return Answered(dialog, reply.introduction, reply.recalled, reply.ended)
+
+    def _take(self, held: _Held, offered: Pair, choice: Choice) -> Exchanged:
+        """Remember and write the reply that was chosen."""
+        draft = offered.a if choice == "a" else offered.b
+        reply = Reply(text=draft.reply, source=draft.source, risk=draft.risk, memorable=True)
+        choose = self.store.preferences.choose
+        return self._keep(held, reply, draft, partial(choose, held.room.id, held.claim, offered.id, choice))
+
+    def _keep(self, held: _Held, reply: Reply, draft: Draft, write: Callable[[Draft], Exchanged]) -> Exchanged:
+        """Remember an exchange and write it; if it cannot be written it is not remembered either."""
+        memory, room = held.member.memory, held.room.id
+        exchange = self.counselor.remember(draft.message, reply, user=memory, session=room)
+        try:
+            written = write(draft.model_copy(update={"exchange": exchange}))
+        except Exception as error:
+            if exchange:
+                self.counselor.forget(memory, exchange)
+            if isinstance(error, LostClaim):
+                raise Refused("not_found") from error
+            raise
+        held.ended = True
+        return written
+
+    def _read(self, user: str, dialog: str) -> Exchanged:
+        found = self.store.rooms.dialog(user, dialog)
+        if found is None:
+            raise Refused("not_found")
+        return found
+
+    async def _dialog(self, member: Member, dialog: str) -> Exchanged:
+        return await asyncio.to_thread(self._read, member.person.id, dialog)
+
+    @asynccontextmanager
+    async def _holding(self, member: Member, room: str, *, ended: bool = False) -> AsyncIterator[_Held]:
+        """One request at a time in a room, over all workers; ``ended``: also in one that was closed."""
+        found = await asyncio.to_thread(self.store.rooms.get, member.person.id, room)
+        if found is None:
+            raise Refused("not_found")
+        if found.ended_at and not ended:
+            raise Refused("room_ended")
+        taken = await finish(partial(self.store.rooms.claim, member.person.id, room))
+        if taken is None:
+            raise Refused("room_busy", retry_after=5)
+        claim, abandoned = taken
+        held = _Held(member, found, claim)
+        renewing = asyncio.ensure_future(self._renew(claim))
+        try:
+            if abandoned:
+                await finish(partial(self.erasure.reconcile, member, room))
+            yield held
+        finally:
+            renewing.cancel()
+            if not held.ended:
+                await finish(partial(self.store.rooms.release, claim))
+
+    async def _renew(self, claim: str) -> None:
+        """Keep a claim while its request lives."""
+        with suppress(asyncio.CancelledError):
+            while True:
+                await asyncio.sleep(LEASE.total_seconds() / 3)
+                await asyncio.to_thread(self.store.rooms.renew, claim)
+
+
+async def finish(work: Callable[[], T]) -> T:
+    """Run ``work`` in a thread to its end, also if the request is given up meanwhile."""
+    running: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        # The scope around a stream cancels at every await anew, and would cancel `running` if that were awaited.
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait([running])
+        raise

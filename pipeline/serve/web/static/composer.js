@@ -1,0 +1,39 @@
+// Where one writes. Enter sends, Shift+Enter makes a new line; Enter that ends a Hangul syllable does neither.
+
+import { button, el } from "./dom.js";
+
+export function composer(words, { send, stop }) {
+  const text = el("textarea", { id: "message", rows: 2, maxlength: 20000, placeholder: words.write, "aria-describedby": "message-hint" });
+  const two = el("input", { type: "checkbox" });
+  const go = el("button", { class: "go" }, words.send);
+  const halt = button(words.stop, stop, { class: "halt", hidden: true });
+  const form = el("form", { class: "composer", onsubmit: submit },
+    el("label", { for: "message", class: "unseen" }, words.write), text,
+    el("div", { class: "row" }, el("label", { class: "tick" }, two, words.two), halt, go),
+    el("p", { id: "message-hint", class: "hint" }, words.hint));
+  let working = false;
+
+  text.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+  });
+
+  function submit(event) {
+    event.preventDefault();
+    const wanted = text.value.trim();
+    if (wanted && !working) send(wanted, two.checked);
+  }
+
+  return {
+    element: form,
+    focus: () => text.focus(),
+    clear: () => (text.value = ""),
+    restore: (lost) => (text.value ||= lost),
+    unless: (known) => text.value === known && (text.value = ""),
+    busy(now) {
+      working = now;
+      go.hidden = now;
+      halt.hidden = !now;
+      if (now && document.activeElement === go) halt.focus();
+    },
+  };
+}

@@ -1,0 +1,344 @@
+"""The service's database: the same on three servers, sealed, forgetting, and whole after a kill."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from conftest import ROOT, environment
+from sqlalchemy import inspect, update
+from store_standin import WEAK, database_url, holding
+
+from gonggam.errors import UserError
+from pipeline.chat.personas import personas
+from pipeline.chat.reply import Emotion
+from pipeline.cli import main
+from pipeline.serve.accounts import Accounts, Limits, fold
+from pipeline.serve.errors import ApiError
+from pipeline.serve.store import Database, LostClaim, Store, default_url, migrate
+from pipeline.serve.store.cipher import Cipher, new_key, read_keys
+from pipeline.serve.store.models import Base, Dialog
+from pipeline.serve.store.records import Draft
+
+SECRET = "초코파이하늘별"
+
+
+@pytest.fixture(params=["sqlite", "mariadb", "postgresql"])
+def url(request, tmp_path):
+    with database_url(request.param, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture
+def store(tmp_path):
+    opened = Store.open(default_url(tmp_path))
+    yield opened
+    opened.close()
+
+
+def draft(message="안녕 😀", reply="네, 들을게요", **changes):
+    emotion = Emotion(label="기쁨(행복한)", score=0.5)
+    values = {"source": "model", "risk": "none", "character": "기본", "emotion": emotion}
+    return Draft(message=message, reply=reply, **values | changes)
+
+
+def say(store, user, room, *texts):
+    found = []
+    for text in texts:
+        claim, _ = store.rooms.claim(user, room)
+        found.append(store.rooms.write(room, claim, draft(text)).id)
+    return found
+
+
+def someone(store, name="minji"):
+    person = store.people.add(name, "hash")
+    return person, store.rooms.start(person.id, "기본", "면접 🙂")
+
+
+def test_migrations_go_up_and_down_and_say_what_the_models_say(url):
+    database = Database(url)
+    for _ in range(2):
+        migrate.upgrade(database)
+        assert migrate.current(database) == migrate.newest()
+        with database.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, Base.metadata) == []
+        migrate.downgrade(database, "base")
+        assert inspect(database.engine).get_table_names() == ["alembic_version"]
+    with pytest.raises(UserError, match="cannot migrate"):
+        migrate.upgrade(database, "no_such")
+    database.close()
+
+
+def test_workers_that_start_at_once_do_not_get_in_each_others_way(url):
+    with ThreadPoolExecutor(4) as pool:
+        stores = list(pool.map(lambda _: Store.open(url), range(4)))
+    assert {len(store.rooms.characters()) for store in stores} == {len(personas())}
+    for store in stores:
+        store.close()
+
+
+def test_the_same_life_on_every_server(url):
+    store = Store.open(url, [new_key()])
+    person, room = someone(store)
+    assert store.people.add("minji", "other") is None
+    first, second = say(store, person.id, room.id, f"{SECRET} 😀 첫 번째", "두 번째")
+    assert [d.message for d in store.rooms.dialogs(person.id, room.id)] == [f"{SECRET} 😀 첫 번째", "두 번째"]
+    assert store.rooms.of(person.id)[0].title == "면접 🙂"
+    assert store.rooms.of(person.id)[0].dialogs == 2
+    store.rooms.rate(first, 1, "좋아요")
+    assert store.rooms.dialog(person.id, first).rating == 1
+    claim, _ = store.rooms.claim(person.id, room.id)
+    replaced = store.rooms.write(room.id, claim, draft("고친 말"), replaces=second).id
+    assert [d.position for d in store.rooms.dialogs(person.id, room.id)] == [0, 1]
+    assert [felt.dialog for felt in store.insight.emotions(person.id)] == [first, replaced]
+    assert store.insight.emotions(person.id, room="0" * 24) == []
+
+    claim, _ = store.rooms.claim(person.id, room.id)
+    pair = store.preferences.offer(room.id, claim, draft("둘 중", "가"), draft("둘 중", "나"))
+    claim, _ = store.rooms.claim(person.id, room.id)
+    store.preferences.choose(room.id, claim, pair.id, "b", pair.b)
+    assert list(store.preferences.pairs()) == []  # nobody has agreed to that
+    store.people.agree(person.id, "training", "1", True)
+    (preferred,) = store.preferences.pairs()
+    assert [m["content"] for m in preferred.messages][-3:] == ["고친 말", "네, 들을게요", "둘 중"]
+    assert (preferred.chosen, preferred.rejected) == ("나", "가")
+    store.people.agree(person.id, "training", "1", False)
+    assert list(store.preferences.pairs()) == []
+
+    counts = store.insight.counts()
+    assert (counts.users, counts.rooms, counts.dialogs, counts.choices, counts.ratings) == (1, 1, 3, 1, {"1": 1})
+    assert store.people.remove(person.id)
+    counts = store.insight.counts()
+    assert (counts.users, counts.rooms, counts.dialogs, counts.choices, counts.ratings) == (0, 0, 0, 0, {})
+    assert store.upkeep.expire(0) == 0
+    store.close()
+
+
+def test_a_room_answers_one_request_at_a_time_and_a_lost_claim_writes_nothing(url):
+    store = Store.open(url)
+    person, room = someone(store)
+    won, start = [], threading.Barrier(8)
+
+    def race():
+        start.wait()
+        won.append(store.rooms.claim(person.id, room.id))
+
+    threads = [threading.Thread(target=race) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (claim,) = [found[0] for found in won if found]
+    assert store.rooms.renew(claim, timedelta(0))  # as if its worker had died a while ago
+    assert store.rooms.abandoned() == [(person.id, room.id)]
+    taken, abandoned = store.rooms.claim(person.id, room.id)
+    assert abandoned
+    assert not store.rooms.renew(claim)
+    with pytest.raises(LostClaim):
+        store.rooms.write(room.id, claim, draft())
+    assert store.rooms.dialogs(person.id, room.id) == []
+    written = store.rooms.write(room.id, taken, draft())
+    assert store.rooms.dialogs(person.id, room.id) == [written]
+    store.close()
+
+
+def test_sealed_texts_are_in_no_file_and_a_wrong_key_is_told(tmp_path):
+    key = new_key()
+    store = Store.open(default_url(tmp_path), [key])
+    person, room = someone(store)
+    (dialog,) = say(store, person.id, room.id, SECRET)
+    store.rooms.rate(dialog, -1, SECRET)
+    store.rooms.change(person.id, room.id, title=SECRET, character=None)
+    claim, _ = store.rooms.claim(person.id, room.id)
+    store.preferences.offer(room.id, claim, draft(SECRET), draft(SECRET, "나"))
+    store.people.note_memory(person.id, SECRET)
+    store.close()
+    assert holding(tmp_path, SECRET) == []
+    with pytest.raises(UserError, match="another key"):
+        Store.open(default_url(tmp_path), [new_key()])
+    with pytest.raises(UserError, match="another key"):
+        Store.open(default_url(tmp_path))
+    with pytest.raises(UserError, match="base64"):
+        Cipher(["short"])
+
+
+def test_keys_are_changed_and_given_to_a_database_that_had_none(tmp_path):
+    url, old, new = default_url(tmp_path), new_key(), new_key()
+    plain = Store.open(url)
+    person, room = someone(plain)
+    say(plain, person.id, room.id, SECRET, "=$ 앞 글자가 표와 같은 말")
+    plain.close()
+    assert holding(tmp_path, SECRET)
+    for keys in ([old], [new, old]):
+        store = Store.open(url, keys)
+        store.upkeep.rotate()
+        store.close()
+        assert holding(tmp_path, SECRET) == []
+    store = Store.open(url, [new])
+    said = [dialog.message for dialog in store.rooms.dialogs(person.id, room.id)]
+    assert said == [SECRET, "=$ 앞 글자가 표와 같은 말"]
+    store.close()
+
+
+def test_what_is_erased_is_in_no_file(store, tmp_path):
+    gone, room = someone(store)
+    stays, other = someone(store, "dana")
+    for number in range(12):
+        say(store, gone.id, room.id, f"{SECRET} " + "가나다라" * (60 * number))
+        say(store, stays.id, other.id, "남는 말 " + "마바사아" * (50 * number))
+    dialogs = store.rooms.dialogs(gone.id, room.id)
+    assert holding(tmp_path, SECRET)
+    store.people.remove(gone.id)
+    store.upkeep.scrub()
+    assert holding(tmp_path, SECRET) == []
+    assert holding(tmp_path, dialogs[0].id) == []
+    assert len(store.rooms.dialogs(stays.id, other.id)) == 12
+
+
+def test_what_is_older_than_the_term_goes(store, tmp_path):
+    person, room = someone(store)
+    old, new = say(store, person.id, room.id, SECRET, "오늘 한 말")
+    empty = store.rooms.start(person.id, "기본")
+    with store.database.writing() as session:
+        past = store.rooms.dialog(person.id, old).created_at - timedelta(days=40)
+        session.execute(update(Dialog).where(Dialog.id == old).values(created_at=past))
+    assert store.upkeep.expire(30) == 1
+    assert [dialog.id for dialog in store.rooms.dialogs(person.id, room.id)] == [new]
+    assert store.rooms.get(person.id, empty.id)
+    assert holding(tmp_path, SECRET) == []
+    assert store.upkeep.expire(0) == 1
+    assert store.rooms.of(person.id) == []
+
+
+def test_tries_are_counted_together_and_refused(store):
+    accounts = Accounts(store, hasher=WEAK, limits=Limits(name_and_address=3, name=5, address=9))
+    other_worker = Accounts(store, hasher=WEAK, limits=accounts.limits)
+    accounts.sign_up("Minji", "파란 고래 42마리")
+    codes = []
+    for worker in (accounts, other_worker) * 3:
+        with pytest.raises(ApiError) as refused:
+            worker.log_in("minji", "틀린 비밀번호", address="1.2.3.4")
+        codes.append(refused.value.code)
+    assert codes == ["bad_login"] * 3 + ["too_many"] * 3
+    with pytest.raises(ApiError, match="시도"):  # the right password does not help then, nor another address later on
+        accounts.log_in("minji", "파란 고래 42마리", address="1.2.3.4")
+    with pytest.raises(ApiError, match="시도"):
+        accounts.log_in("minji", "파란 고래 42마리", address="5.6.7.8")
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "code"),
+    [
+        ("a", "파란 고래 42마리", "bad_name"),
+        ("(local)", "파란 고래 42마리", "bad_name"),
+        ("min ji", "파란 고래 42마리", "bad_name"),
+        ("minji", "짧다", "bad_password"),
+        ("minji-minji", "MINJI-minji", "bad_password"),
+        ("minji", "aaaaaaaaaaaa", "bad_password"),
+        ("minji", "ab" * 65, "bad_password"),
+    ],
+)
+def test_names_and_passwords_that_are_none(store, name, password, code):
+    with pytest.raises(ApiError) as refused:
+        Accounts(store, hasher=WEAK).sign_up(name, password)
+    assert refused.value.code == code
+    assert store.insight.counts().users == 0
+
+
+def test_passwords_and_tokens_are_stored_as_hashes_only(store, tmp_path):
+    accounts = Accounts(store, hasher=WEAK)
+    person = accounts.sign_up("ＭＩＮＪＩ", "파란 고래 42마리")
+    assert person.name == fold("minji")
+    login, second = (accounts.log_in("minji", "파란 고래 42마리") for _ in range(2))
+    assert accounts.who(login.token)[0] == person
+    accounts.change_password(person, "파란 고래 42마리", "하얀 고래 43마리", token=second.token)
+    assert accounts.who(login.token) is None
+    assert accounts.who(second.token)
+    assert accounts.log_out(second.token)
+    assert accounts.who(second.token) is None
+    expired = Accounts(store, hasher=WEAK, lasts=timedelta(0)).log_in("minji", "하얀 고래 43마리")
+    assert accounts.who(expired.token) is None
+    assert [holding(tmp_path, words) for words in (login.token, "고래", second.token)] == [[], [], []]
+
+
+WRITER = """
+import sys
+from datetime import timedelta
+from pipeline.serve.store import Store
+from pipeline.serve.store.records import Draft
+store, user, room = Store.open(sys.argv[1]), sys.argv[2], sys.argv[3]
+number = int(sys.argv[4])
+while True:
+    claim, _ = store.rooms.claim(user, room, timedelta(0))  # so that nobody waits for one that was killed
+    text = f"{number}번째 말"
+    store.rooms.write(room, claim, Draft(message=text, reply=text, source="model", risk="none", character="기본"))
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_what_was_acknowledged_survives_kill_9(tmp_path):
+    url = default_url(tmp_path)
+    store = Store.open(url)
+    person, room = someone(store)
+    acknowledged = 0
+    for lines in (3, 11, 26):  # killed after so many acknowledgements, wherever the next write then is
+        command = [sys.executable, "-c", WRITER, url, person.id, room.id, str(acknowledged)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment(tmp_path), cwd=ROOT) as writer:
+            for _ in range(lines):
+                acknowledged = int(writer.stdout.readline()) + 1
+            writer.kill()
+            acknowledged = max([acknowledged, *(int(line) + 1 for line in writer.stdout)])
+        said = [dialog.message for dialog in store.rooms.dialogs(person.id, room.id)]
+        assert said == [f"{number}번째 말" for number in range(len(said))]
+        assert acknowledged <= len(said) <= acknowledged + 1
+        acknowledged = len(said)
+    with store.database.engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+    store.close()
+
+
+def test_db_commands(tmp_path, capsys):
+    url, key = default_url(tmp_path), tmp_path / "keys"
+    main_says(["db", "new-key", str(key)])
+    main_says(["db", "upgrade", "--database", url])
+    assert "at 0001" in capsys.readouterr().out
+    store = Store.open(url, read_keys(key))
+    person, room = someone(store)
+    store.people.agree(person.id, "training", "1", True)
+    say(store, person.id, room.id, SECRET)
+    for texts in (("가", "나"), ("다", "라")):
+        claim, _ = store.rooms.claim(person.id, room.id)
+        source = "model" if texts[0] == "가" else "knowledge"
+        pair = store.preferences.offer(room.id, claim, *(draft("둘 중", text, source=source) for text in texts))
+        claim, _ = store.rooms.claim(person.id, room.id)
+        store.preferences.choose(room.id, claim, pair.id, "a", pair.a)
+    store.close()
+    old = read_keys(key)
+    main_says(["db", "rotate-key", "--database", url, "--key-file", str(key)])
+    assert not set(read_keys(key)) & set(old)
+    sealed = ["--database", url, "--key-file", str(key)]
+    # What the model has no part in is not for it to learn.
+    (pair,) = Store.open(url, read_keys(key)).preferences.pairs()
+    assert (pair.messages[-1]["content"], pair.chosen, pair.rejected) == ("둘 중", "가", "나")
+    main_says(["db", "grant-admin", "Minji", "--database", url])
+    main_says(["db", "expire", "--days", "0", *sealed])
+    assert "erased 3 exchanges" in capsys.readouterr().out
+    main_says(["db", "downgrade", "--to", "base", "--database", url])
+    main_says(["db", "current", "--database", url])
+    assert "at base, newest 0001" in capsys.readouterr().out
+    main_says(["db", "expire", "--days", "0", "--database", url.replace("sqlite", "oracle")], code=2)
+    assert "not supported" in capsys.readouterr().err
+
+
+def main_says(arguments, code=0):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert (ended.value.code or 0) == code
