@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
+from pipeline.degenerate import degenerate_line
 from pipeline.recipe import Recipe
 from pipeline.run import Run
 from pipeline.story import stage_rows
@@ -25,6 +26,10 @@ def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False, browser: bo
     console.print(_stages(run, recipe))
     for line in _results(run):
         console.print(line, highlight=False)
+    if run.manifest("classify") and not run.manifest("eval"):
+        console.print(f"report      {(run.stage('classify') / 'report.html').resolve()}", soft_wrap=True)
+        if run.manifest("classify")["metrics"]["answers"]:
+            console.print(f"next        gonggam chat {run.folder}")
     if manifest := run.manifest("eval"):
         for sample in manifest["metrics"]["samples"]:
             console.print(_sample(sample))
@@ -56,10 +61,19 @@ def _results(run: Run) -> list[str]:
     if manifest := run.manifest("dpo"):
         held_out = manifest["metrics"]["held_out"]
         lines.append(f"preference  {held_out['accuracy']:.0%} of {held_out['pairs']} held-out pairs ranked rightly")
+        lines += [f"[yellow]warning     {escape(warning)}[/]" for warning in held_out.get("warnings", ())]
     if (manifest := run.manifest("memory")) and (found := manifest["metrics"]["retrieval"]):
         lines.append(
             f"retrieval   hit@5 {found['dense']['hit@5']:.0%}, chance {found['chance']['hit@5']:.0%} "
             f"(same category, {found['questions']} held-out questions)"
+        )
+    if (manifest := run.manifest("eval")) and (counted := manifest["metrics"].get("degenerate")):
+        lines.append(f"degenerate  {degenerate_line(counted)}")
+    if manifest := run.manifest("classify"):
+        test = manifest["metrics"]["test"]
+        lines.append(
+            f"classifier  accuracy {test['accuracy']:.0%}, macro-F1 {test['macro_f1']:.2f}, top-5 {test['top_5']:.0%} "
+            f"({manifest['metrics']['labels']} labels, {manifest['metrics']['examples']['test']} held-out texts)"
         )
     if (manifest := run.manifest("eval")) and manifest["metrics"]["judge_trusted"] is False:
         lines.append("[yellow]judge       could not tell good answers from bad ones; its scores say nothing[/]")

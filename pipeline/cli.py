@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import traceback
@@ -15,21 +16,25 @@ from rich.markup import escape
 
 from gonggam.errors import UserError, UserErrors
 from gonggam.files import as_user_error
-from pipeline import cli_chat, cli_data, cli_eval, cli_memory, cli_recipe, cli_train
+from pipeline import cli_answer, cli_chat, cli_data, cli_db, cli_eval, cli_memory, cli_recipe, cli_serve, cli_train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for name, group in (
     ("recipe", cli_recipe.app),
     ("data", cli_data.app),
+    ("db", cli_db.app),
     ("eval", cli_eval.app),
     ("bench", cli_memory.app),
 ):
     app.add_typer(group, name=name)
 app.command()(cli_chat.chat)
 app.command()(cli_chat.ask)
+app.command()(cli_answer.answer)
+app.command()(cli_serve.serve)
 for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge, cli_train.sweep):
     app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+_STOPPED = (130, 138, 143)  # 128 + SIGINT, SIGUSR1, SIGTERM: training was asked to stop, and did
 
 
 @app.command()
@@ -76,6 +81,10 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments)
     except BrokenPipeError:
         sys.exit(0)
+    except SystemExit as stop:
+        if stop.code in _STOPPED and os.environ.get("RANK", "0") == "0":
+            errors.print("stopped after a full checkpoint; the same command goes on from here")
+        raise
     except KeyboardInterrupt:
         errors.print("stopped; the same command goes on from here")
         sys.exit(130)
@@ -98,3 +107,4 @@ def _quiet() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "HF_HUB_VERBOSITY", "DATASETS_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

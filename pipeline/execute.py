@@ -102,12 +102,12 @@ def _stage(recipe: Recipe, run: Run, crew: Crew, name: str, wanted: str, *, anew
         if crew.is_main:
             console.print(f"[dim]{name:8} up to date[/]")
         return False
-    going_on = crew.on_main(lambda: run.begin(name, wanted))
+    going_on = crew.on_main(lambda: run.begin(name, wanted, anew=anew))
     if going_on and crew.is_main:
         console.print(f"{name:8} goes on where it was interrupted")
     stage, began = STAGES[name], time.perf_counter()
     try:
-        with _bar(name, show=crew.is_main) as progress:
+        with progress_bar(name, show=crew.is_main) as progress:
             context = Context(recipe, run, run.stage(name), progress)
             _reset_peak()
             metrics = stage.work(context) if stage.everywhere else crew.on_main(lambda: stage.work(context))
@@ -131,7 +131,7 @@ def _stage(recipe: Recipe, run: Run, crew: Crew, name: str, wanted: str, *, anew
 
 
 @contextmanager
-def _bar(name: str, *, show: bool) -> Iterator:
+def progress_bar(name: str, *, show: bool) -> Iterator:
     """A progress bar with the time left; yields ``progress(done, total)``."""
     columns = (
         TextColumn(f"{name:8}"),

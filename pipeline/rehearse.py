@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from eval.geval import GEval, Judgement, Progress
+from eval.http_judge import HttpJudge
+from eval.judges import Judge, JudgeSpec
+from eval.options import SimulateOptions
+from eval.rubric import Rubric, load_rubric
+from eval.simulate import load_cast, simulate
+from eval.steps import freeze_steps
+from eval.store import Store
+from eval.talks import SAFE, TITLE, talks_section
 from gonggam.files import write_jsonl
+from gonggam.page import Page, Section
+from pipeline.referees import judges_of
 
 if TYPE_CHECKING:
-    from eval.geval import Judgement
-    from gonggam.page import Section
     from pipeline.chat.counselor import Counselor
     from pipeline.chat.reply import Reply
+
+LINE = 128
+"""Longest turn, in tokens, of a person whom a model plays."""
 
 
 class Listener:
@@ -37,47 +51,58 @@ class Listener:
 
 
 def rehearse(
-    where: str, out: Path, *, cast: str, turns: int, player: str | None, judge: str | None, rubric: str
+    bot: Counselor,
+    out: Path,
+    options: SimulateOptions,
+    name: str,
+    *,
+    cache: Path | None = None,
+    progress: Progress | None = None,
 ) -> Section:
     """Simulate the talks, judge them if wanted, and write ``talks.jsonl``, ``report.html`` and ``report.md``.
 
-    The section is also put into the report of the run's evaluation, if there is one.
+    Args:
+        bot: the counsellor.
+        out: folder to write.
+        options: who talks, who plays them, who judges.
+        name: what the counsellor is called in the report.
+        cache: folder of the judge's verdicts; ``out`` if absent.
+        progress: called as (talks done, talks in all).
+
+    Returns:
+        the talks as a section for another report.
 
     Raises:
-        UserError: no such counsellor, cast, judge or rubric, or ``out`` cannot be written.
+        UserError: no such cast, judge or rubric, or ``out`` cannot be written.
     """
-    from eval import load_judge, load_rubric
-    from eval.http_judge import HttpJudge
-    from eval.run import add_section
-    from eval.simulate import load_cast, simulate
-    from eval.talks import SAFE, TITLE, talks_section
-    from gonggam.page import Page
-    from pipeline import Counselor
-
-    people, plays = load_cast(cast), HttpJudge(load_judge(player)) if player else None
-    spec, scale = (load_judge(judge), load_rubric(rubric)) if judge else (None, None)
+    cast, rubric = load_cast(options.cast), load_rubric(options.rubric)
+    player, judge = (_ready(named, bot) for named in (options.player, options.judge))
     out.mkdir(parents=True, exist_ok=True)
-    bot = Counselor.load(where)
-    try:
-        listener = Listener(bot)
-        talks = simulate(listener, people, turns, plays.write if plays else None)
-    finally:
-        bot.close()
+    listener = Listener(bot)
+    talks = simulate(
+        listener, cast, options.turns, partial(player.write, max_tokens=LINE) if player else None, progress
+    )
     for talk, replies in zip(talks, listener.heard, strict=True):
         talk |= {"sources": [reply.source for reply in replies], "risks": [reply.risk for reply in replies]}
-    judged: list[Judgement] = []
-    if spec and scale:
-        from eval.geval import GEval
-        from eval.store import Store
-
-        with Store(out / "verdicts.jsonl") as store:
-            grave = [talk for talk in talks if talk["category"] != SAFE]
-            judged = GEval(scale, HttpJudge(spec), store).score(grave)
+    judged = _judged(talks, rubric, judge, cache or out) if judge else []
     write_jsonl(out / "talks.jsonl", talks)
-    section = talks_section(talks, people, judged)
-    page = Page(TITLE, f"{len(talks)} talks with {where}", sections=[section])
+    section = talks_section(talks, cast, judged, played_by=player.spec.name if player else None)
+    page = Page(TITLE, f"{len(talks)} talks with {name}", sections=[section])
     page.write(out / "report.html")
     page.write_markdown(out / "report.md")
-    if (Path(where) / "eval" / "raw" / "evaluation.json").is_file():
-        add_section(Path(where) / "eval", section)
     return section
+
+
+def _judged(talks: Sequence[Mapping[str, Any]], rubric: Rubric, judge: Judge, cache: Path) -> list[Judgement]:
+    """The judge's scores of the talks of people in danger."""
+    with Store(cache / "verdicts.jsonl") as store:
+        frozen = freeze_steps(rubric, judge, store)
+        return GEval(frozen, judge, store).score([talk for talk in talks if talk["category"] != SAFE])
+
+
+def _ready(named: str | dict[str, Any] | None, bot: Counselor) -> Judge | None:
+    """The judge so named, ready to be asked; ``local`` is the counsellor's own base model."""
+    if named is None:
+        return None
+    (judge,) = judges_of(named, bot.backend)
+    return HttpJudge(judge) if isinstance(judge, JudgeSpec) else judge

@@ -49,18 +49,23 @@ class Run:
         manifest = self.manifest(name)
         return manifest is not None and manifest["fingerprint"] == fingerprint
 
-    def begin(self, name: str, fingerprint: str) -> bool:
-        """Make the stage's folder ready; True if work begun earlier under the same fingerprint can go on there."""
+    def begin(self, name: str, fingerprint: str, *, anew: bool = False) -> bool:
+        """Make the stage's folder ready; True if work begun earlier under the same fingerprint can go on there.
+
+        A finished stage starts over. With ``anew`` so does an unfinished one, unless it was itself begun anew: then the
+        same command was interrupted, and goes on.
+        """
         folder = self.stage(name)
         started = folder / "started.json"
-        going_on = started.is_file() and read_json(started)["fingerprint"] == fingerprint
+        before = read_json(started) if started.is_file() and self.manifest(name) is None else {}
+        going_on = before.get("fingerprint") == fingerprint and (before.get("anew", False) or not anew)
         with friendly_os_errors(folder):
             (folder / "manifest.json").unlink(missing_ok=True)
             if not going_on and folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir(parents=True, exist_ok=True)
         if not going_on:
-            write_json(started, {"fingerprint": fingerprint, "seconds": 0.0})
+            write_json(started, {"fingerprint": fingerprint, "seconds": 0.0, "anew": anew})
         return going_on
 
     def finish(self, name: str, fingerprint: str, *, seconds: float, metrics: Mapping[str, Any]) -> dict[str, Any]:

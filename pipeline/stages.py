@@ -76,41 +76,79 @@ def tiny(context: Context) -> dict[str, Any]:
     return run_tiny(recipe.tiny, context.prepared, context.folder, seed=recipe.seed, progress=context.progress)
 
 
-def sft(context: Context) -> dict[str, Any]:
-    """LoRA on the replies of whole conversations."""
-    from pipeline.model import base_of, load_model, load_tokenizer
-    from pipeline.train.sft import run_sft
+def classify(context: Context) -> dict[str, Any]:
+    """A text classifier: categories that are answered from a reviewed list, or emotions."""
+    from pipeline.model import base_of, load_tokenizer
+    from pipeline.train.classify import run_classify
 
-    recipe, base = context.recipe, base_of(context.recipe, context.run)
-    return run_sft(
-        recipe.sft,
-        load_model(base, settings=recipe.model),
-        load_tokenizer(base, settings=recipe.model),
+    recipe = context.recipe
+    base = recipe.classify.keys.base or base_of(recipe, context.run)
+    return run_classify(
+        recipe.classify,
+        base,
+        load_tokenizer(base, settings=None if recipe.classify.keys.base else recipe.model),
+        recipe.model,
         context.prepared,
         context.folder,
-        system=context.system,
         seed=recipe.seed,
         progress=context.progress,
     )
+
+
+def style(context: Context) -> dict[str, Any]:
+    """A seq2seq model that rewrites a reply in another manner of speech."""
+    from pipeline.model import base_of, load_tokenizer
+    from pipeline.train.style import run_style
+
+    recipe = context.recipe
+    base = recipe.style.keys.base or base_of(recipe, context.run)
+    return run_style(
+        recipe.style, base, load_tokenizer(base), context.folder, seed=recipe.seed, progress=context.progress
+    )
+
+
+def sft(context: Context) -> dict[str, Any]:
+    """An adapter, or all weights, on the replies of whole conversations."""
+    from pipeline.model import base_of, load_model, load_tokenizer
+    from pipeline.train.sft import run_sft, weights_to_train
+    from pipeline.train.shortage import with_plan
+
+    recipe, base = context.recipe, base_of(context.recipe, context.run)
+    tokenizer = load_tokenizer(base, settings=recipe.model)
+    with with_plan(recipe, "sft", context.prepared, tokenizer=tokenizer, system=context.system):
+        return run_sft(
+            recipe.sft,
+            load_model(base, settings=weights_to_train(recipe.sft, recipe.model)),
+            tokenizer,
+            context.prepared,
+            context.folder,
+            system=context.system,
+            seed=recipe.seed,
+            progress=context.progress,
+        )
 
 
 def dpo(context: Context) -> dict[str, Any]:
-    """Preference pairs, from the SFT adapter and against it."""
-    from pipeline.model import base_of, load_model, load_tokenizer
+    """Preference pairs, from the model after SFT and against it."""
+    from pipeline.model import load_model, load_tokenizer, policy
     from pipeline.train.dpo import run_dpo
+    from pipeline.train.shortage import with_plan
 
-    recipe, base = context.recipe, base_of(context.recipe, context.run)
-    return run_dpo(
-        recipe.dpo,
-        load_model(base, settings=recipe.model),
-        load_tokenizer(base, settings=recipe.model),
-        context.run.stage("sft") / "adapter" if recipe.dpo.reference == "sft" else None,
-        context.prepared,
-        context.folder,
-        system=context.system,
-        seed=recipe.seed,
-        progress=context.progress,
-    )
+    recipe = context.recipe
+    start = policy(recipe, context.run, recipe.dpo.reference)
+    tokenizer = load_tokenizer(start.model, settings=recipe.model)
+    with with_plan(recipe, "dpo", context.prepared, tokenizer=tokenizer, system=context.system):
+        return run_dpo(
+            recipe.dpo,
+            load_model(start.model, settings=recipe.model),
+            tokenizer,
+            start.adapter,
+            context.prepared,
+            context.folder,
+            system=context.system,
+            seed=recipe.seed,
+            progress=context.progress,
+        )
 
 
 def memory(context: Context) -> dict[str, Any]:
@@ -127,16 +165,37 @@ def evaluate(context: Context) -> dict[str, Any]:
     return run_eval(context)
 
 
-_TRAINING = ("gonggam", "pipeline/train", "pipeline/prompt.py", "pipeline/model.py", "pipeline/templates")
+_TRAINING = (
+    "gonggam",
+    "pipeline/train",
+    "pipeline/prompt.py",
+    "pipeline/model.py",
+    "pipeline/identity.py",
+    "pipeline/templates",
+)
 STAGES: dict[str, Stage] = {
     "prepare": Stage(prepare, (), ("prepare",), ("gonggam", "data_prep")),
     "tiny": Stage(tiny, ("prepare",), ("tiny",), _TRAINING, everywhere=True),
+    "classify": Stage(
+        classify,
+        ("prepare", "tiny"),
+        ("model", "classify"),
+        (*_TRAINING, "pipeline/chat/categories.py", "data_prep/reviewed.py"),
+        everywhere=True,
+    ),
+    "style": Stage(
+        style,
+        ("tiny",),
+        ("model", "style"),
+        (*_TRAINING, "pipeline/chat/personas.py", "data_prep/samples"),
+        everywhere=True,
+    ),
     "sft": Stage(sft, ("prepare", "tiny"), ("model", "sft", "chat.system"), _TRAINING, everywhere=True),
     "dpo": Stage(dpo, ("prepare", "tiny", "sft"), ("model", "dpo", "chat.system"), _TRAINING, everywhere=True),
     "memory": Stage(memory, ("prepare",), ("memory",), ("gonggam", "rag", "pipeline/remember.py")),
     "eval": Stage(
         evaluate,
-        ("prepare", "tiny", "sft", "dpo", "memory"),
+        ("prepare", "tiny", "classify", "sft", "dpo", "memory"),
         ("model", "chat", "eval"),
         ("gonggam", "eval", "rag", "pipeline"),
     ),

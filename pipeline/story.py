@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def sections(run: Run, recipe: Recipe, perplexities: Mapping[str, float]) -> list[Section]:
     """Sections for the run's report: stages, perplexity, curves, preference pairs, retrieval."""
-    parts = [Section("Stages").table(stage_rows(run, recipe))]
+    parts = [_stages(run, recipe)]
     parts.append(_perplexity(perplexities))
     for name in ("tiny", "sft", "dpo"):
         if manifest := run.manifest(name):
@@ -32,6 +32,14 @@ def sections(run: Run, recipe: Recipe, perplexities: Mapping[str, float]) -> lis
     if (manifest := run.manifest("memory")) and manifest["metrics"]["retrieval"]:
         parts.append(_retrieval(manifest["metrics"]["retrieval"]))
     return parts
+
+
+def _stages(run: Run, recipe: Recipe) -> Section:
+    section = Section("Stages").table(stage_rows(run, recipe))
+    for name in recipe.stages:
+        if batches := ((run.manifest(name) or {}).get("metrics") or {}).get("batches"):
+            section.text(f"Batches of {name}: {batches}.")
+    return section
 
 
 def stage_rows(run: Run, recipe: Recipe) -> list[dict[str, Any]]:
@@ -72,7 +80,10 @@ def _curve(name: str, history: Sequence[Mapping[str, float]], key: str, label: s
 
 def _preference(metrics: Mapping[str, Any]) -> Section:
     held_out = metrics["held_out"]
-    return Section("Preference").facts(
+    section = Section("Preference")
+    for warning in held_out.get("warnings", ()):
+        section.note(warning, "warning")
+    return section.facts(
         {
             "training pairs": metrics["pairs"],
             "held-out pairs": held_out["pairs"],

@@ -6,6 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The same examples everywhere: what passes here passes for whoever clones. New ones come with
+# `pytest --hypothesis-profile=default`, as docs/contributing.md says.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,7 +27,9 @@ sft: {lora: {r: 4, target_modules: all-linear}, learning_rate: 1e-3, max_steps: 
 dpo: {learning_rate: 1e-3, max_steps: 4, max_length: null, logging_steps: 1}
 memory: {epochs: 2}
 chat: {system: none, max_new_tokens: 24}
-eval: {items: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100}
+eval:
+  {items: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100,
+   simulate: {turns: 1, judge: local}}
 """
 
 
@@ -31,13 +39,22 @@ def environment(home):
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def launch(recipe, cwd, *arguments, config="cpu"):
-    """``accelerate launch -m pipeline`` in a folder; returns the finished process with its output."""
+def launch(recipe, cwd, *arguments, config="cpu", script=("-m", "pipeline")):
+    """``accelerate launch -m pipeline`` (or a script) in a folder; returns the finished process with its output."""
     command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(ROOT / f"recipes/accelerate/{config}.yaml"), "-m", "pipeline", str(recipe)]
+    command += ["--config_file", str(ROOT / f"recipes/accelerate/{config}.yaml"), *script, str(recipe)]
     return subprocess.run(
         [*command, *arguments], cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300, check=False
     )
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory):
+    """A file of sixty dialogues of the sample corpus, as a source of preparation."""
+    path = tmp_path_factory.mktemp("few") / "dialogues.jsonl"
+    lines = (ROOT / "data_prep/samples/counsel_ko/dialogues.jsonl").read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:60]), "utf-8")
+    return {"reader": "counsel_ko", "path": str(path)}
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Every mistake a user can make in a recipe gets one line with its place; all of them come at once."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -85,6 +86,12 @@ def only_error(path, overrides=()):
         ("? [a, b]\n: c\n", 1, "a key must be a plain word"),
         ("tiny: &a {x: *a}\n", 1, "inside its own anchor"),
         (GOOD.replace("    r: 8", "    r: 16"), 10, "dpo.lora differs from sft.lora"),
+        (GOOD.replace("    r: 8", "    null"), 10, "preference optimisation trains an adapter"),
+        (
+            GOOD.replace("{r: 8}", "null") + "model: {quantization: nf4}\n",
+            6,
+            "sft.lora is null, but quantised weights cannot be trained",
+        ),
         ("name: x\nextends: nowhere.yaml\n", 2, "which does not exist"),
         ("extends: [a.yaml]\n", 1, "extends must name one recipe"),
     ],
@@ -194,7 +201,7 @@ def test_renamed_and_owned_keys_are_refused_with_a_reason(write, kind, group, ke
     section = {"training": "sft", "lora": "sft"}.get(group, group)
     model = section_model(section)
     if group == "lora":
-        model = model.model_fields["lora"].annotation
+        model = next(k for k in get_args(model.model_fields["lora"].annotation) if hasattr(k, "model_fields"))
     assert key not in model.model_fields
     says = known_keys()[kind][group][key]
     if kind == "renamed" and "now" in says:

@@ -44,14 +44,20 @@ def test_shipped_recipes_load_and_fit_the_schema(path):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_training_arguments_are_accepted_by_trl_and_peft(path, tmp_path):
     from peft import LoraConfig
+    from transformers import TrainingArguments
     from trl import DPOConfig, SFTConfig
 
     recipe = load_recipe(path)
     machine = {"output_dir": str(tmp_path), "use_cpu": True, "bf16": False}
-    assert SFTConfig(**recipe.sft.arguments, **machine).max_length
-    assert DPOConfig(**recipe.dpo.arguments, **machine).beta == 0.1
-    assert LoraConfig(task_type="CAUSAL_LM", **recipe.sft.lora).r == recipe.sft.lora["r"]
-    assert not recipe.dpo.lora, "DPO goes on with the SFT adapter"
+    for section in filter(None, (recipe.classify, recipe.style)):
+        assert TrainingArguments(**section.arguments, **machine).learning_rate
+    if recipe.sft:
+        assert SFTConfig(**recipe.sft.arguments, **machine).max_length
+        if recipe.sft.lora is not None:
+            assert LoraConfig(task_type="CAUSAL_LM", **recipe.sft.lora).r == recipe.sft.lora["r"]
+    if recipe.dpo:
+        assert DPOConfig(**recipe.dpo.arguments, **machine).beta == 0.1
+        assert not recipe.dpo.lora, "DPO goes on with the SFT adapter"
 
 
 def test_the_keys_read_from_source_are_those_of_the_dataclasses():
