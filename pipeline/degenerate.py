@@ -58,22 +58,14 @@ def count_degenerate(
     sentiments: Sentiments | None = None,
 ) -> dict[str, dict[str, Any]]:
     """How many of the answers to `prompts` are degenerate, by `FAULTS`, and one example of each: for each of `WAYS`."""
-    from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.chat.backends import Settings, replies
 
     asked = [with_system([{"role": "user", "content": text}], system) for text in prompts()]
     marked = [sentiments.mark(messages) if sentiments else messages for messages in asked]
-    served = Settings(
-        max_new_tokens=options.max_new_tokens,
-        temperature=options.temperature,
-        top_p=options.top_p,
-        top_k=options.top_k,
-        repetition_penalty=options.repetition_penalty,
-        seed=0,
-        adapter=adapter,
-    )
+    served = Settings.of(options, seed=0, adapter=adapter)
     found: dict[str, dict[str, Any]] = {}
     for way, settings in zip(WAYS, (served, replace(served, temperature=0, repetition_penalty=1)), strict=True):
-        answers = [collect(stream) for stream in backend.stream([Request(messages, settings) for messages in marked])]
+        answers = replies(backend, marked, settings)
         faults = [fault(a.text, a.usage.completion_tokens < settings.max_new_tokens) for a in answers]
         counts = {name: faults.count(name) for name in FAULTS}
         examples = {name: answers[faults.index(name)].text[:80] for name in FAULTS if counts[name]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval import evaluate
 from eval.collect import check_options, spread_out
-from pipeline.chat.backends import Request, Settings, collect
+from pipeline.chat.backends import Settings, replies
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.local import TransformersBackend, load_local
 from pipeline.chat.options import ChatOptions
@@ -128,14 +128,9 @@ def _logprobs(
 def _answers(context: Context, backend: TransformersBackend, adapter: str, items: Sequence[dict]) -> list[str]:
     """What one policy itself answers, without gate, memory or fallback; greedy, so that a rerun says the same."""
     chat = context.recipe.chat or ChatOptions()
-    settings = Settings(
-        max_new_tokens=context.recipe.eval.max_new_tokens,
-        temperature=0,
-        repetition_penalty=chat.repetition_penalty,
-        adapter=adapter,
-    )
-    requests = [Request(with_system(item["messages"], context.system), settings) for item in items]
-    return [collect(stream).text for stream in backend.stream(requests)]
+    settings = Settings.of(chat, max_new_tokens=context.recipe.eval.max_new_tokens, temperature=0, adapter=adapter)
+    talks = [with_system(item["messages"], context.system) for item in items]
+    return [reply.text for reply in replies(backend, talks, settings)]
 
 
 def _item(row: dict[str, Any]) -> dict[str, Any]:

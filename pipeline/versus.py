@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -170,21 +170,18 @@ def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | No
 
 
 def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[Item, str]]:
-    from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.chat.backends import Settings, replies
     from pipeline.prompt import with_system
 
-    settings = Settings(
-        max_new_tokens=bot.options.max_new_tokens,
-        temperature=0,
-        repetition_penalty=bot.options.repetition_penalty,
-        adapter=adapter or (bot.options.adapter if bot.options.adapter != "auto" else None),
-    )
+    settings = Settings.of(bot.options, temperature=0)
+    if adapter:
+        settings = replace(settings, adapter=adapter)
     for start in range(0, len(items), _BATCH):
         batch = items[start : start + _BATCH]
         asked = [with_system(item["messages"], bot.system) for item in batch]
         marked = [bot.sentiments.mark(messages) if bot.sentiments else messages for messages in asked]
-        streams = bot.backend.stream([Request(messages, settings) for messages in marked])
-        yield from ((item, collect(stream).text) for item, stream in zip(batch, streams, strict=True))
+        found = replies(bot.backend, marked, settings)
+        yield from ((item, reply.text) for item, reply in zip(batch, found, strict=True))
 
 
 def _counselled(bot: Counselor, item: Item, adapter: str | None) -> str:

@@ -10,11 +10,16 @@ import pytest
 from chat_standin import tiny_adapter, tiny_model
 
 from gonggam.errors import UserError
-from pipeline.chat.backends import BackendError, Request, Settings, collect, generate
+from pipeline.chat.backends import BackendError, Request, Settings, collect, replies
 
 GREEDY = Settings(max_new_tokens=24, temperature=0, repetition_penalty=1.0)
 TALK = [{"role": "user", "content": "오늘 너무 힘들었어요"}]
 OTHER = [{"role": "user", "content": "괜찮아요"}, {"role": "assistant", "content": "네."}, *TALK]
+
+
+def generate(backend, talk, settings=None):
+    """A whole reply to one conversation."""
+    return replies(backend, [talk], settings or Settings())[0]
 
 
 @pytest.fixture(scope="session")

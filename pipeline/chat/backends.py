@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from threading import Event
-from typing import Protocol
+from typing import Any, Protocol
 
 from gonggam.errors import UserError
+from pipeline.chat.options import ChatOptions
 
 Message = Mapping[str, str]
 
@@ -34,6 +35,22 @@ class Settings:
     adapter: str | None = None
     session: str | None = None
     stop: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, options: ChatOptions, **changed: Any) -> Settings:
+        """What the recipe says; its adapter ``auto`` is the backend's own choice."""
+        return replace(
+            cls(
+                max_new_tokens=options.max_new_tokens,
+                temperature=options.temperature,
+                top_p=options.top_p,
+                top_k=options.top_k,
+                repetition_penalty=options.repetition_penalty,
+                seed=options.seed,
+                adapter=None if options.adapter == "auto" else options.adapter,
+            ),
+            **changed,
+        )
 
 
 @dataclass(frozen=True)
@@ -123,6 +140,6 @@ def collect(stream: PieceStream) -> Generation:
     return Generation("".join(piece.text for piece in pieces).strip(), mean, stream.usage)
 
 
-def generate(backend: Backend, messages: Sequence[Message], settings: Settings | None = None) -> Generation:
-    """One whole reply to one conversation."""
-    return collect(backend.stream([Request(messages, settings or Settings())])[0])
+def replies(backend: Backend, talks: Iterable[Sequence[Message]], settings: Settings) -> list[Generation]:
+    """A whole reply to each conversation, worked on together where the backend can."""
+    return [collect(stream) for stream in backend.stream([Request(talk, settings) for talk in talks])]

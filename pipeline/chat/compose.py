@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipeline.chat.backends import Backend, Request, Settings
@@ -79,19 +80,14 @@ class Composer:
         ]
 
     def _settings(self, turn: Turn) -> Settings:
-        options, wanted = self.options, turn.ask.sampling
-        adapter = turn.ask.adapter or (None if options.adapter == "auto" else options.adapter)
-        return Settings(
-            max_new_tokens=min(wanted.max_new_tokens or options.max_new_tokens, options.max_new_tokens),
-            temperature=options.temperature if wanted.temperature is None else wanted.temperature,
-            top_p=options.top_p if wanted.top_p is None else wanted.top_p,
-            top_k=options.top_k,
-            repetition_penalty=options.repetition_penalty,
-            seed=options.seed if wanted.seed is None else wanted.seed,
-            adapter=adapter,
-            session=session_key(turn.ask.user, turn.session.name) if turn.session.name else None,
-            stop=wanted.stop,
-        )
+        wanted = {name: value for name, value in asdict(turn.ask.sampling).items() if value is not None}
+        longest = self.options.max_new_tokens
+        wanted["max_new_tokens"] = min(wanted.get("max_new_tokens") or longest, longest)
+        if turn.ask.adapter:
+            wanted["adapter"] = turn.ask.adapter
+        if turn.session.name:
+            wanted["session"] = session_key(turn.ask.user, turn.session.name)
+        return Settings.of(self.options, **wanted)
 
 
 def session_key(user: str | None, session: str | None) -> str:

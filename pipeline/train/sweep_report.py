@@ -46,7 +46,7 @@ def answer(candidate: Candidate, run: Run, options: SweepOptions, stages: Sequen
 
 
 def _ask(candidate: Candidate, run: Run, stage: str, prompts: Sequence[str], longest: int) -> list[str]:
-    from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.chat.backends import Settings, replies
     from pipeline.chat.local import load_local
     from pipeline.chat.options import ChatOptions
     from pipeline.model import adapters_on, policies
@@ -56,12 +56,10 @@ def _ask(candidate: Candidate, run: Run, stage: str, prompts: Sequence[str], lon
     found = policies(candidate.recipe, run)
     model = found[stage].model
     backend = load_local(model, adapters=adapters_on(model, found), settings=candidate.recipe.model)
-    settings = Settings(
-        max_new_tokens=longest, temperature=0, repetition_penalty=chat.repetition_penalty, adapter=stage
-    )
+    settings = Settings.of(chat, max_new_tokens=longest, temperature=0, adapter=stage)
     system = system_prompt(chat.system)
     talks = [with_system([{"role": "user", "content": prompt}], system) for prompt in prompts]
-    answers = [collect(stream).text for stream in backend.stream([Request(talk, settings) for talk in talks])]
+    answers = [reply.text for reply in replies(backend, talks, settings)]
     backend.close()
     return answers
 
