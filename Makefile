@@ -12,6 +12,7 @@ test: setup  ## the test suite
 lint: setup  ## ruff and the type checker
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 setup: .venv/installed
 

@@ -82,7 +82,8 @@ class _Text:
     def peek(self) -> str:
         """The next character that is not blank; empty at the end."""
         while True:
-            self._at = _BLANK.match(self._held, self._at).end()  # type: ignore[union-attr]
+            if blank := _BLANK.match(self._held, self._at):
+                self._at = blank.end()
             if self._at < len(self._held) or not self._more(self._piece):
                 return self._held[self._at : self._at + 1]
 

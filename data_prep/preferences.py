@@ -96,10 +96,14 @@ def from_pairs(conversations: Iterable[Conversation]) -> list[dict[str, Any]]:
 
 def prompt_of(conversation: Conversation) -> Messages:
     """What is answered: the conversation up to its last user turn."""
-    turns = conversation.messages()
-    while turns and turns[-1]["role"] != "user":
+    return replace(conversation, turns=_answered(conversation)).messages()
+
+
+def _answered(conversation: Conversation) -> tuple[Turn, ...]:
+    turns = list(conversation.turns)
+    while turns and turns[-1].role != "user":
         turns.pop()
-    return turns
+    return tuple(turns)
 
 
 def teacher_requests(
@@ -172,8 +176,8 @@ def from_samples(
     """
     drawn: list[list[str]] = []
     for done, conversation in enumerate(conversations, 1):
-        replies = (text.strip() for text in sample(prompt_of(conversation), max(2, n)))
-        drawn.append(list(dict.fromkeys(filter(None, replies))))
+        said = (text.strip() for text in sample(prompt_of(conversation), max(2, n)))
+        drawn.append(list(dict.fromkeys(filter(None, said))))
         if progress:
             progress(done, len(conversations))
     work = zip(conversations, drawn, strict=True)
@@ -205,8 +209,8 @@ def teacher_judge(teacher: Teacher) -> Judge:
 def _pair(conversation: Conversation, good: str | None, bad: str | None) -> list[dict[str, Any]]:
     if not good or not bad or letters(good) == letters(bad):
         return []
-    turns = tuple(Turn(m["role"], m["content"]) for m in prompt_of(conversation))  # type: ignore[arg-type]
-    return preference_rows(replace(conversation, turns=(*turns, Turn("assistant", good)), rejected=(bad,)))
+    turns = (*_answered(conversation), Turn("assistant", good))
+    return preference_rows(replace(conversation, turns=turns, rejected=(bad,)))
 
 
 def _way(ways: Sequence[str], prompt: Messages) -> str:

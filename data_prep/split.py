@@ -44,9 +44,13 @@ def guaranteed(sources: Iterable[Iterable[int]], *, validation: float, test: flo
     def place(root: int) -> Split:
         return moved.get(root) or split_of(root, validation=validation, test=test)
 
-    for split, share, rest in (("test", test, ("validation", "train")), ("validation", validation, ("train",))):
+    held_out: tuple[tuple[Split, float, set[Split]], ...] = (
+        ("test", test, {"validation", "train"}),
+        ("validation", validation, {"train"}),
+    )
+    for split, share, rest in held_out:
         for roots in every:
-            if share and len(roots) >= ENOUGH and split not in map(place, roots):
+            if share and len(roots) >= ENOUGH and all(place(root) != split for root in roots):
                 moved.update((root, split) for root in [r for r in roots if place(r) in rest][:1])
     return moved
 

@@ -63,7 +63,8 @@ class Survey:
 
     def distinct(self) -> tuple[float, float]:
         """Distinct-1 and distinct-2 of the replies (Li et al. 2016): different words, or word pairs, among all."""
-        return tuple(len(c) / max(1, c.total()) for c in (self.words, self.pairs))  # type: ignore[return-value]
+        words, pairs = (len(c) / max(1, c.total()) for c in (self.words, self.pairs))
+        return words, pairs
 
     def stored_again(self) -> tuple[int, int]:
         """Conversations that stand in the set before, and those that are the beginning of another one."""

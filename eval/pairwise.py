@@ -55,8 +55,8 @@ def fight(
         verdicts[index] = verdict
         if progress:
             progress(done, len(calls))
-    orders = zip(verdicts[::2], verdicts[1::2], strict=True)
-    return [_row(duel, judge, *pair) for duel, pair in zip(duels, orders, strict=True) if None not in pair]  # type: ignore[arg-type]
+    asked = zip(duels, verdicts[::2], verdicts[1::2], strict=True)
+    return [_row(duel, judge, forth, back) for duel, forth, back in asked if forth and back]
 
 
 def _question(rubric: Rubric, duel: Duel, turned: bool) -> Question:

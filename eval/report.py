@@ -21,6 +21,7 @@ from eval.report_details import (
 )
 from eval.sheets import write_sheets
 from eval.summary import TOTAL
+from gonggam.blocks import Kind
 from gonggam.page import Page, Section
 
 Results = Mapping[str, Any]
@@ -77,7 +78,7 @@ def report_page(results: Results, extra_sections: Sequence[Section] = (), title:
     return Page(title, subtitle, sections=[section for section in sections if section.blocks])
 
 
-def trust_note(results: Results) -> tuple[str, str] | None:
+def trust_note(results: Results) -> tuple[str, Kind] | None:
     """What must be said above every score: (text, kind of note), or None where no judge was used."""
     if not results["judges"]:
         return None
@@ -103,7 +104,7 @@ def trust_note(results: Results) -> tuple[str, str] | None:
 
 def _banner(section: Section, results: Results) -> Section:
     note = trust_note(results)
-    return section.note(*note) if note else section  # type: ignore[arg-type]
+    return section.note(*note) if note else section
 
 
 def _summary(results: Results) -> Section:

@@ -133,7 +133,7 @@ class FaissStore(VectorStore):
         if self._index is None or k < 1:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         query = unit(np.asarray(vector, dtype=np.float32)[None])
-        scores, rows = self._searcher().search(query, min(k, len(self._documents)))
+        scores, rows = self._searcher(self._index).search(query, min(k, len(self._documents)))
         found = rows[0] >= 0
         return rows[0][found], scores[0][found]
 
@@ -211,16 +211,16 @@ class FaissStore(VectorStore):
             store._index = faiss.read_index(str(folder / "index.faiss"))
         return store
 
-    def _searcher(self) -> faiss.Index:
+    def _searcher(self, index: faiss.Index) -> faiss.Index:
         """A copy on the GPU where faiss was built for one, finds one and the store is large; else the index itself."""
         import faiss
 
-        movable = self._index is not None and not isinstance(self._index, faiss.IndexHNSW)
+        movable = not isinstance(index, faiss.IndexHNSW)
         if len(self) <= FLAT_UP_TO or not movable or not hasattr(faiss, "StandardGpuResources"):
-            return self._index
+            return index
         if self._on_gpu is None and faiss.get_num_gpus():
-            self._on_gpu = faiss.index_cpu_to_all_gpus(self._index)
-        return self._on_gpu or self._index
+            self._on_gpu = faiss.index_cpu_to_all_gpus(index)
+        return self._on_gpu or index
 
     @property
     def _origin(self) -> str:
@@ -269,6 +269,6 @@ def _build(vectors: np.ndarray, kind: str) -> faiss.Index:
         index.cp.max_points_per_centroid = 64
         index.train(vectors)
         index.nprobe = max(8, lists // 32)
-        index.set_direct_map_type(faiss.DirectMap.Array)
+        index.make_direct_map()
     index.add(vectors)
     return index
