@@ -14,6 +14,9 @@ lint: setup  ## ruff and the type checker
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: setup  ## every benchmark that fits this machine, then the card: bench/results/CARD.md
+	OMP_NUM_THREADS=1 $(BIN)/python bench/all.py
+
 setup: .venv/installed
 
 # pip before 26 cannot resolve these packages from open ranges, hence the upgrade first.

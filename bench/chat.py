@@ -15,16 +15,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from record import ROOT, record
 
-from chat_standin import tiny_model  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
 
-from pipeline.chat.backends import Piece, Request, Settings, Usage, collect  # noqa: E402
-from pipeline.chat.counselor import Counselor  # noqa: E402
-from pipeline.chat.local import TransformersBackend, load_local  # noqa: E402
-from pipeline.chat.options import ChatOptions  # noqa: E402
-from pipeline.prompt import encode, system_prompt  # noqa: E402
+from chat_standin import tiny_model
+
+from pipeline.chat.backends import Piece, Request, Settings, Usage, collect
+from pipeline.chat.counselor import Counselor
+from pipeline.chat.local import TransformersBackend, load_local
+from pipeline.chat.options import ChatOptions
+from pipeline.prompt import encode, system_prompt
 
 SAID = "오늘 회사에서 팀장님이 제 기획안을 다 뒤집었어요. 너무 허탈하고 눈물이 나려고 해요."
 
@@ -139,6 +140,9 @@ def main() -> None:
     print(f"first token: turn 2 {taken[1]:.1f} ms, turn {chosen.turns} {taken[-1]:.1f} ms,", end=" ")
     print(f"{taken[-1] / taken[1]:.2f} times; slowest from turn 3 on {max(taken[2:]):.1f} ms")
     backend.close()
+    if chosen == parser.parse_args([]):
+        figures = {"times_generate": rates[1] / rates[0], "first_token": taken[-1] / taken[1]}
+        record("chat", figures, ["torch", "transformers"])
 
 
 if __name__ == "__main__":

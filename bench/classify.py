@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import numpy as np
 import torch
+from record import record
 from transformers import ElectraConfig, ElectraForSequenceClassification
 
 from pipeline.chat.categories import CategoryClassifier, Labels
@@ -125,12 +123,13 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also torch.compile (needs a C++ compiler)")
     options = parser.parse_args()
     texts, classifier = texts_of(options.texts), classifier_of(options.size)
-    rows, first = [], None
+    rows, first, times = [], None, {}
     with tempfile.TemporaryDirectory() as folder:
         for name, work in ways_of(classifier, texts, options.compile, Path(folder)).items():
             work() if "compile" in name else classifier.probabilities(texts[:64])
             speed, cpu, found = measure(work, len(texts))
             first = first or (speed, cpu, found)
+            times[name] = speed / first[0]
             apart = float(np.abs(found - first[2]).max())
             cells = (f"{speed:,.0f}", f"{cpu:.2f}", f"{speed / first[0]:.1f}", f"{first[1] / cpu:.1f}", f"{apart:.0e}")
             rows.append(f"| {name} | {' | '.join(cells)} |")
@@ -139,6 +138,7 @@ def main() -> None:
     head = "| way | texts a second | processor ms a text | times faster | times less processor | largest difference |"
     title = f"# Classifier, {options.size}, {LABELS} labels, {len(texts)} texts, {device}, torch {torch.__version__}"
     RESULT.write_text("\n".join([title, "", head, "| --- |" + " ---: |" * 5, *rows, ""]), encoding="utf-8")
+    record("classify", {"batched": times["batched"], "threads": times["64 threads"]}, ["torch", "transformers"])
 
 
 if __name__ == "__main__":

@@ -21,9 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import RESULTS, record, table
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, TrainerCallback
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from pipeline.train.dpo import pair_trainer
 from pipeline.train.loop import arguments
@@ -32,7 +31,7 @@ from pipeline.train.plan_memory import Setting, Shape
 from pipeline.train.sft import lora, reply_trainer
 from pipeline.train.tiny import build_tokenizer
 
-RESULT = Path(__file__).parent / "results" / "gpu.md"
+RESULT = RESULTS / "gpu.md"
 EEVE = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 48, "num_attention_heads": 32,
     "num_key_value_heads": 8, "vocab_size": 40960, "max_position_embeddings": 4096, "tie_word_embeddings": False,
@@ -42,6 +41,7 @@ TINY = {
     "num_key_value_heads": 1, "vocab_size": 512, "max_position_embeddings": 4096, "tie_word_embeddings": False,
 }  # fmt: skip
 WARM_UP = 2
+SHARE, OF_PLAN = "share of matmul rate", "peak of plan"
 SEED = 12.5  # rows/s of the run to beat: QLoRA, r 64, of EEVE-10.8B on 8,094 single-turn rows, on one A100
 
 
@@ -72,7 +72,30 @@ def main() -> None:
         print(rows[-1], file=sys.stderr)
         if not chosen.tiny:
             RESULT.write_text(report(rows, rate, chosen), encoding="utf-8")
+    if not chosen.tiny:
+        record("gpu", figures(rows), ["torch", "transformers", "trl", "peft", "bitsandbytes"])
     print(report(rows, rate, chosen))
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """What the card shows, by key: of a kind of cases the worst one, and nothing where one of them failed."""
+    cases = {(row["stage"], row["weights"], row["tokens a step"]): row for row in rows}
+
+    def worst(choose: Callable[..., float], weights: tuple[str, ...] = ("bf16", "nf4")) -> float | None:
+        kind = {case: row for case, row in cases.items() if case[1] in weights}
+        return None if any("peak GiB" not in row for row in kind.values()) else choose(kind)
+
+    def slower(kind: dict[Any, dict[str, Any]]) -> float:
+        pairs = [(row, kind[stage, "bf16", n]) for (stage, weights, n), row in kind.items() if weights == "nf4"]
+        return min(nf4["tokens/s"] / bf16["tokens/s"] for nf4, bf16 in pairs)
+
+    found = {
+        "bf16_share": worst(lambda kind: min(row[SHARE] for row in kind.values()), ("bf16",)),
+        "nf4_share": worst(slower),
+        "plan_apart": worst(lambda kind: max(abs(row[OF_PLAN] - 1) for row in kind.values())),
+        "nf4_rows": worst(lambda kind: max(row["rows/s"] for case, row in kind.items() if case[0] == "sft"), ("nf4",)),
+    }
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def tried(case: Case, shape: dict[str, Any], rate: float, **how: Any) -> dict[str, Any]:
@@ -128,10 +151,10 @@ def measure(case: Case, shape: dict[str, Any], rate: float, *, steps: int, check
     return {
         "tokens/s": round(tokens / seconds),
         "rows/s": round(texts_a_step / seconds, 2),
-        "share of matmul rate": f"{plan['flops'] / seconds / rate:.0%}",
+        SHARE: plan["flops"] / seconds / rate,
         "peak GiB": round(peak / 2**30, 2) if on_gpu else "–",
         "planned GiB": round(plan["bytes"] / 2**30, 2),
-        "peak of plan": f"{peak / plan['bytes']:.0%}" if on_gpu else "–",
+        OF_PLAN: peak / plan["bytes"] if on_gpu else "–",
     }
 
 
@@ -259,7 +282,7 @@ def matmul_rate(tiny: bool) -> float:
 def report(rows: list[dict[str, Any]], rate: float, chosen: argparse.Namespace) -> str:
     """The table as Markdown."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [columns, ["---"] * len(columns), *([str(row.get(key, "–")) for key in columns] for row in rows)]
+    lines = table(columns, [[shown(key, row.get(key, "–")) for key in columns] for row in rows])
     machine = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
     note = "**A tiny model on a processor: this shows that the script works, no more.**\n\n" if chosen.tiny else ""
     what = "a tiny Llama, LoRA r 4" if chosen.tiny else "EEVE-10.8B's shape, random weights, LoRA r 64"
@@ -269,9 +292,14 @@ def report(rows: list[dict[str, Any]], rate: float, chosen: argparse.Namespace) 
         f"median of {chosen.steps} steps.\n"
         f"SFT rows are single-turn dialogues of about 137 tokens; the run to beat read {SEED} of such rows a second.\n"
         f"{machine}, torch {torch.__version__}, measured matmul rate {rate / 1e12:.1f} teraflop/s.\n\n"
-        + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        + "\n".join(lines)
         + "\n"
     )
+
+
+def shown(key: str, value: Any) -> str:
+    """A cell of the table."""
+    return f"{value:.0%}" if key in (SHARE, OF_PLAN) and isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

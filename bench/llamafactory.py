@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from train import LENGTH, LORA, ROOT, base
+from record import record
+from train import LENGTH, LORA, PACKAGES, ROOT, base
 
 SHARED = {"learning_rate": 1e-3, "num_train_epochs": 1, "save_strategy": "no", "seed": 1, "logging_steps": 10}
 Messages = list[dict[str, str]]
@@ -185,6 +186,9 @@ def main() -> None:
             "their_tokens": their_supervised(python, place),
             "their_versions": their_versions(python),
         }
+    walls = {stage: {side: one["wall"] for side, one in sides.items()} for stage, sides in found.items()}
+    times = {f"{stage}_times": wall["LLaMA-Factory"] / wall["gonggam"] for stage, wall in walls.items()}
+    record("llamafactory", times, PACKAGES)
     text = report(found, facts)
     (ROOT / "bench/results/llamafactory.md").write_text(text, "utf-8")
     print(text)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import re
 import subprocess
@@ -21,11 +20,11 @@ import sys
 import tempfile
 import time
 import unicodedata
-from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from record import RESULTS, ROOT, record, table, told, versions
+
+PACKAGES = ("datasketch", "numpy", "pandas", "pyarrow")
 
 
 def make_rows(path: Path, rows: int, seed: int = 7) -> None:
@@ -197,27 +196,30 @@ def main() -> None:
         more = [10 * given.rows] * given.tenfold + [1_000_000] * given.million
         runs += [timed("ours", rows, folder) for rows in more]
     _write(runs)
+    record("prepare", figures(runs, given.rows), PACKAGES)
+
+
+def figures(runs: list[dict], rows: int) -> dict[str, float]:
+    """What the card shows, by key."""
+    plain, own = runs[:2]
+    by_rows = {run["rows"]: run for run in runs[2:]}
+    found = {"times_plain": plain["seconds"] / own["seconds"]}
+    if 10 * rows in by_rows:
+        found["tenfold"] = by_rows[10 * rows]["seconds"] / own["seconds"]
+    if 1_000_000 in by_rows:
+        found["million_gb"] = by_rows[1_000_000]["peak_mib"] * 2**20 / 1e9
+    return found
 
 
 def _write(runs: list[dict]) -> None:
-    table = [
-        "| way | rows | conversations kept | seconds | CPU seconds | peak MiB |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    table += [
-        f"| {r['way']} | {r['rows']:,} | {r['kept']:,} | {r['seconds']:.1f} | {r['cpu']:.1f} | {r['peak_mib']:,.0f} |"
-        for r in runs
-    ]
-    names = ("datasketch", "numpy", "pandas", "pyarrow")
+    forms = {"way": "", "rows": ",", "kept": ",", "seconds": ".1f", "cpu": ".1f", "peak_mib": ",.0f"}
+    cells = [[format(run[key], form) for key, form in forms.items()] for run in runs]
     lines = [
         "# Preparing exploded multi-turn rows",
         "",
-        f"Command: `{' '.join(['python', 'bench/prepare.py', *sys.argv[1:]])}`. {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}, "
-        + ", ".join(f"{name} {version(name)}" for name in names)
-        + f". Load average at the end {os.getloadavg()[0]:.1f}.",
+        f"{told()} {', '.join(f'{name} {found}' for name, found in versions(PACKAGES).items())}.",
         "",
-        *table,
+        *table(("way", "rows", "conversations kept", "seconds", "CPU seconds", "peak MiB"), cells),
         "",
         "The plain way drops every candidate of the LSH; ours compares candidates exactly and keeps those below the "
         "threshold, so it may keep a few conversations more.",
@@ -230,10 +232,10 @@ def _write(runs: list[dict]) -> None:
         f"and {run['peak_mib']:,.0f} MiB."
         for run in runs[2:]
     ]
-    path = ROOT / "bench/results/prepare.md"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n", "utf-8")
-    print(path.read_text("utf-8"))
+    text = "\n".join(lines) + "\n"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / "prepare.md").write_text(text, "utf-8")
+    print(text)
 
 
 if __name__ == "__main__":

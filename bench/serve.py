@@ -7,23 +7,19 @@ Both sides of a comparison run in the same process tree, by turns, with the thre
 
 from __future__ import annotations
 
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import serve_load as load
 import serve_model as model
+from record import Row, publish
 
-RESULT = Path(__file__).parent / "results" / "serve.md"
 PARTS = ("throughput", "first", "overhead", "soak", "kills")
 
 
-def parts(small: bool) -> dict[str, Callable[[Path], list[tuple[str, str]]]]:
+def parts(small: bool) -> dict[str, Callable[[Path], list[Row]]]:
     """Every part as a function of an empty folder."""
     if small:
         return {
@@ -49,14 +45,11 @@ def main(arguments: list[str]) -> None:
     rows = []
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix=f"gonggam-{name}-") as folder:
-            for what, figure in parts(small)[name](Path(folder)):
-                print(f"| {what} | {figure} |", flush=True)
-                rows.append((what, figure))
+            for row in parts(small)[name](Path(folder)):
+                print(f"| {row[0]} | {row[1]} |", flush=True)
+                rows.append(row)
     if not small and len(wanted) == len(PARTS):
-        threads = os.environ.get("OMP_NUM_THREADS", "all")
-        machine = f"{platform.machine()}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}"
-        head = f"# The service\n\n`python bench/serve.py`, {machine}, Python {platform.python_version()}\n\n"
-        RESULT.write_text(head + "| what | figure |\n|---|---|\n" + "".join(f"| {a} | {b} |\n" for a, b in rows))
+        publish("serve", "The service", rows, ["torch", "transformers", "fastapi", "uvicorn", "sqlalchemy"])
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from record import RESULTS, ROOT, record, told, versions
+
+PACKAGES = ("torch", "transformers", "trl", "peft")
 LENGTH = 512
 LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
@@ -226,12 +225,18 @@ def table(task: str, unit: str, found: dict[str, dict[str, Any]]) -> list[str]:
     ]
     names = {"trl": f"trl.{task}Trainer, its defaults", "trl-plain": "the same, no gradient checkpointing"}
     for side, one in found.items():
-        wall, cpu = (found["trl"][clock] / one[clock] * one["done"] / found["trl"]["done"] for clock in ("wall", "cpu"))
+        times = faster(found, side)
         lines.append(
             f"| {names.get(side, side)} | {one['steps']} | {one['slots']:,} | {one['wall']:.1f} | {one['cpu']:.1f} "
-            f"| {one['done'] / one['wall']:,.1f} | {wall:.1f} | {cpu:.1f} | {one['mib']} |"
+            f"| {one['done'] / one['wall']:,.1f} | {times['wall']:.1f} | {times['cpu']:.1f} | {one['mib']} |"
         )
     return lines
+
+
+def faster(found: dict[str, dict[str, Any]], side: str) -> dict[str, float]:
+    """How many times as much a side does in a second as TRL with its defaults, by each clock."""
+    one, trl = found[side], found["trl"]
+    return {clock: trl[clock] / one[clock] * one["done"] / trl["done"] for clock in ("wall", "cpu")}
 
 
 def main() -> None:
@@ -253,13 +258,11 @@ def main() -> None:
     start = found["sft"]["gonggam"]["start"]
     logprobs = [[v for pair in found["dpo"][side]["logprobs"] for v in pair] for side in ("trl", "gonggam")]
     apart = max(abs(a - b) for a, b in zip(*logprobs, strict=True))
-    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "trl", "peft"))
     lines = [
         "# Training",
         "",
-        f"Command: `python bench/train.py --conversations {count}`. One thread of {os.cpu_count()} cores, "
-        f"{platform.machine()}, Python {platform.python_version()}, {versions}. "
-        f"Load average at the end {os.getloadavg()[0]:.1f}; on a busy machine CPU time is the fairer measure.",
+        f"{told()} {', '.join(f'{name} {found}' for name, found in versions(PACKAGES).items())}. One thread each; "
+        "on a busy machine CPU time is the fairer measure.",
         "Goals in wall time: supervised tokens of SFT 4 times, pairs of DPO 3.5 times those of TRL with its defaults.",
         "",
         f"## SFT: {count} conversations stored as {rows} rows, {found['sft']['trl']['done']:,} supervised tokens",
@@ -276,9 +279,11 @@ def main() -> None:
         f"Largest difference of a reply's log-probability between the two ways: {apart:.1e} nats.",
         "",
     ]
-    target = ROOT / "bench/results/train.md"
-    target.write_text("\n".join(lines), "utf-8")
-    print(target.read_text("utf-8"))
+    text = "\n".join(lines)
+    (RESULTS / "train.md").write_text(text, "utf-8")
+    times = {f"{task}_times_trl": faster(sides, "gonggam")["wall"] for task, sides in found.items()}
+    record("train", {**times, "logprobs_apart": apart}, PACKAGES)
+    print(text)
 
 
 if __name__ == "__main__":
