@@ -1,4 +1,4 @@
-"""Run every bench that fits this machine, one after another, then write the card: ``python bench/all.py [NAME ...]``.
+"""Run every bench that fits this machine, one after another, and keep the card: ``python bench/all.py [NAME ...]``.
 
 ``--list`` says what would run and about how many minutes it takes on two cores. A bench that fails does not stop the
 others; the exit status is 1 then, and the card keeps what was measured before.
@@ -51,7 +51,6 @@ def main() -> None:
             continue
         if subprocess.run([sys.executable, *words(bench)], cwd=ROOT, check=False).returncode:
             failed.append(name)
-    if not asked.list:
         card.main()
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
