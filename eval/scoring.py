@@ -27,7 +27,7 @@ def expected_score(weights: Mapping[int, float]) -> tuple[float | None, dict[int
         weights: score → probability, not normalised (they may sum to less than 1).
     """
     inside = math.fsum(weights.values())
-    outside = min(1.0, max(0.0, 1.0 - inside))
+    outside = max(0.0, 1.0 - inside)
     if inside <= 0:
         return None, {}, outside
     probabilities = {score: weight / inside for score, weight in weights.items()}
@@ -64,9 +64,9 @@ def score_probabilities(
     import numpy as np
 
     wanted = {str(score) for score in scores}
-    prefixes = {text[:n] for text in wanted for n in range(1, len(text) + 1)}
+    prefixes = _beginnings(wanted)
     digits = np.array([i for i, text in enumerate(texts) if _digit(text)], dtype=np.int64)
-    first = [i for i, text in enumerate(texts) if text.strip(" ") in prefixes]
+    first = [i for i, text in enumerate(texts) if text.lstrip(" ") in prefixes]
     blank = [i for i, text in enumerate(texts) if text and not text.strip(" ")]
     found = dict.fromkeys(scores, 0.0)
     frontier: dict[Path, tuple[str, float]] = {(): ("", 1.0)}
@@ -78,7 +78,7 @@ def score_probabilities(
                 found[int(written)] += mass * max(0.0, 1.0 - float(row[digits].sum()))
             steps = digits if written else first if path else [*first, *blank]
             for token in steps:
-                text = written + (texts[token] if written else texts[token].strip(" "))
+                text = written + texts[token].lstrip(" ")
                 if (text in prefixes or not text) and (weight := mass * float(row[token])) > NEGLIGIBLE:
                     reached[*path, int(token)] = (text, weight)
         frontier = reached
@@ -100,7 +100,7 @@ def logprob_weights(
         scores: the scores of the scale.
     """
     wanted = {str(score) for score in scores}
-    prefixes = {text[:n] for text in wanted for n in range(1, len(text) + 1)}
+    prefixes = _beginnings(wanted)
     start = next((i for i, (token, _) in enumerate(tokens) if _digit(token.strip())), None)
     if start is None:
         return None
@@ -109,23 +109,31 @@ def logprob_weights(
     for token, alternatives in tokens[start:]:
         steps: dict[str, float] = {}
         for other, logprob in alternatives.items():
-            digits = other if written else other.strip()
-            if _digit(digits):
-                steps[written + digits.rstrip()] = steps.get(written + digits.rstrip(), 0.0) + mass * math.exp(logprob)
+            if text := _spelt(written, other):
+                steps[text] = steps.get(text, 0.0) + mass * math.exp(logprob)
         if written in wanted:
             found[int(written)] += max(0.0, mass - math.fsum(steps.values()))
-        digits = token if written else token.strip()
-        taken = written + digits.rstrip() if _digit(digits) else None
+        taken = _spelt(written, token)
         for text, weight in steps.items():
             longer = {score for score in wanted if score != text and score.startswith(text)}
             if text in wanted and text != taken and (not longer or longer & steps.keys()):
                 found[int(text)] += weight
-        if taken is None or taken not in prefixes:
+        if taken not in prefixes:
             return found
-        written, mass = taken, steps.get(taken, 0.0)
+        written, mass = taken, steps[taken]
     if written in wanted:
         found[int(written)] += mass
     return found
+
+
+def _beginnings(scores: set[str]) -> set[str]:
+    return {text[:n] for text in scores for n in range(1, len(text) + 1)}
+
+
+def _spelt(written: str, token: str) -> str | None:
+    """The digits written so far and those of the token, or None where it goes on with something else."""
+    digits = token if written else token.lstrip()
+    return written + digits.rstrip() if _digit(digits) else None
 
 
 def _digit(text: str) -> bool:

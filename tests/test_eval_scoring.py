@@ -86,6 +86,31 @@ def test_one_that_was_written_but_could_have_become_ten():
     assert weights[1] == pytest.approx(0.48)
 
 
+def test_a_score_reached_in_two_ways_has_the_mass_of_both():
+    begun = ("1", probs([("1", 0.6), ("10", 0.2)]))
+    either = logprob_weights([begun, ("\n", probs([("\n", 0.8), ("0", 0.2)]))], range(1, 11))
+    assert (either[1], either[10]) == pytest.approx((0.6 * 0.8, 0.2 + 0.6 * 0.2))
+    written = [begun, ("0", probs([("0", 0.7), ("0\n", 0.1), ("\n", 0.2)]))]
+    for rest in ([], [("\n", probs([("\n", 1.0)]))]):  # the answer may end with the score or go on
+        weights = logprob_weights([*written, *rest], range(1, 11))
+        assert (weights[1], weights[10]) == pytest.approx((0.6 * 0.2, 0.2 + 0.6 * 0.8))
+
+
+def test_white_space_around_digits_belongs_to_no_score_but_inside_it_ends_the_score():
+    before = [(" 1", probs([(" 1", 0.6), ("2 ", 0.3)])), ("0\n", probs([("0\n", 0.5), ("\n", 0.5)]))]
+    weights = logprob_weights(before, range(1, 11))
+    assert (weights[1], weights[2], weights[10]) == pytest.approx((0.3, 0.3, 0.3))
+    apart = [("1", probs([("1", 0.6)])), ("\n", probs([("\n", 0.5), (" 0", 0.5)]))]
+    weights = logprob_weights(apart, range(1, 11))
+    assert (weights[1], weights[10]) == pytest.approx((0.6, 0))
+
+
+def test_letters_before_the_score_are_not_it():
+    words = [("A", probs([("A", 0.9), ("1", 0.1)])), (": ", probs([(": ", 1.0)])), ("4", probs([("4", 0.8)]))]
+    assert logprob_weights(words, range(1, 6))[4] == pytest.approx(0.8)
+    assert logprob_weights(words, range(1, 6))[1] == 0
+
+
 def test_mass_that_cannot_be_told_apart_is_left_outside():
     weights = logprob_weights([("9", probs([("9", 0.7), ("1", 0.2)])), ("\n", probs([("\n", 1.0)]))], range(1, 11))
     assert weights[1] == weights[10] == 0
@@ -129,3 +154,33 @@ def test_exact_probabilities_over_every_spelling_by_hand():
     assert found[9] == pytest.approx(0.1 + 0.2)
     assert sum(found.values()) < 1
     assert found[2] == 0
+
+
+@pytest.mark.parametrize("before", [" ", "\n", "X", ""])
+def test_one_blank_before_the_score_is_all_that_may_stand_there(before):
+    texts = ["9", " ", "\n", "\n9", "X9", "X", "", "9 "]
+    table = {
+        before * 2: {"9": 1.0},
+        before: {"9": 0.5, before: 0.5},
+        "": {before: 0.3, "9": 0.2, "\n9": 0.1, "X9": 0.1, "9 ": 0.1},
+    }
+    found = score_probabilities(model(texts, table), texts, range(1, 10))
+    assert found[9] == pytest.approx(0.2 + (0.15 if before == " " else 0))
+
+
+def test_a_longer_number_is_not_the_score_it_begins_with():
+    texts = ["1", "95", "\n"]
+    found = score_probabilities(model(texts, {"": {"1": 1.0}, "1": {"95": 0.4, "\n": 0.6}}), texts, range(1, 6))
+    assert found[1] == pytest.approx(0.6)
+
+
+def test_a_vocabulary_whose_digits_all_follow_a_blank():
+    found = score_probabilities(model([" 1", "x"], {"": {" 1": 0.7, "x": 0.3}}), [" 1", "x"], range(1, 6))
+    assert found[1] == pytest.approx(0.7)
+
+
+def test_a_model_that_leaves_a_path_unanswered_is_an_error():
+    texts = ["1", "2"]
+    complete = model(texts, {"": {"1": 0.5, "2": 0.5}})
+    with pytest.raises(ValueError, match="shorter"):
+        score_probabilities(lambda paths: complete(paths)[:1], texts, range(1, 6))
