@@ -32,12 +32,12 @@ def fates(hashes: Sequence[int], lengths: Sequence[int], *, exact: bool = True, 
 
     flat = np.asarray(hashes, dtype=np.uint64)
     last = np.cumsum(np.asarray(lengths, dtype=np.int64)) - 1
-    ends = flat[last] if len(last) else flat
+    ends = flat[last]
     result = np.full(len(last), KEPT, dtype=np.int8)
     repeated = np.ones(len(last), dtype=bool)
     repeated[np.unique(ends, return_index=True)[1]] = False
     if prefixes:
-        result[repeated | np.isin(ends, np.unique(np.delete(flat, last)))] = MERGED
+        result[repeated | np.isin(ends, np.delete(flat, last))] = MERGED
     if exact:
         result[repeated] = DUPLICATE
     return result

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_data_reassemble import trees
 
 from data_prep import Conversation, Turn, prepare
 from data_prep.audit import audit
 from data_prep.clean import Cleaner, in_order
 from data_prep.near import jaccard, near_duplicates, shingles
 from data_prep.options import CleanOptions
-from data_prep.reassemble import reassemble
 from data_prep.split import ENOUGH, Roots, guaranteed, split_of
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl, sha256_tree, write_jsonl
@@ -84,32 +84,6 @@ def test_cleaning_is_stable_and_leaves_an_ordered_conversation(turns):
     if isinstance(once, Conversation):
         assert in_order(once.turns, keep_single=True) == once.turns
         assert all(turn.content.strip() for turn in once.turns)
-
-
-# --- reassembly
-
-trees = st.lists(
-    st.lists(st.sampled_from("가나다"), min_size=2, max_size=8).filter(lambda t: len(t) % 2 == 0), max_size=12
-)
-
-
-@given(trees)
-def test_reassembly_loses_and_doubles_nothing(rows):
-    before = [talk(*row) for row in rows]
-    after = reassemble(before)
-    targets = Counter(target for conversation in after for target in conversation.targets())
-    assert set(targets) == {target for conversation in before for target in conversation.targets()}
-    assert set(targets.values()) <= {1}
-    whole = {conversation.turns for conversation in before}
-    assert {conversation.turns for conversation in after} <= whole
-
-
-def test_exploded_rows_become_one_and_branches_stay():
-    one, two = ("하나", "둘", "셋", "넷", "다섯", "여섯"), ("하나", "둘", "셋", "다른 답")
-    rows = [talk(*one[:2]), talk(*one), talk(*one[:4]), talk(*two), talk(*two)]
-    after = reassemble(rows)
-    assert [c.turns for c in after] == [talk(*one).turns, talk(*two).turns]
-    assert [c.given for c in after] == [0, 2]
 
 
 # --- near duplicates
