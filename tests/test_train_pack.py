@@ -80,6 +80,15 @@ def test_every_row_is_packed_once_and_no_bin_overflows(lengths):
     assert sum(sum(lengths[i] for i in bin) <= 20 for bin in bins) <= 1, "two half-empty bins would fit together"
 
 
+def test_a_row_that_fits_no_bin_is_an_error():
+    from pipeline.train.pack import best_fit
+
+    with pytest.raises(ValueError, match="41 tokens does not fit 40"):
+        best_fit([3, 41], 40)
+    assert best_fit([40], 40) == [[0]]
+    assert best_fit([], 40) == []
+
+
 @pytest.mark.parametrize("segments", [True, False], ids=["segments", "positions"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_packed_rows_learn_what_they_would_alone(shape, segments):
@@ -106,6 +115,24 @@ def test_a_model_whose_window_slides_is_not_packed_by_segments():
     model = model_of("phi3")
     assert "slides" in use_segments(model, 65)
     assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("deaf", ["ignores", "refuses"])
+def test_a_model_that_does_not_heed_segments_is_found_out_and_left_as_it_was(deaf):
+    from pipeline.train.attend import use_segments
+
+    model = model_of("llama").train()
+    forward = model.forward
+
+    def without(input_ids, use_cache, position_ids=None, segments=None):
+        if deaf == "refuses" and segments:
+            raise TypeError("unexpected keyword argument 'segments'")
+        return forward(input_ids=input_ids, position_ids=position_ids, use_cache=use_cache)
+
+    model.forward = without
+    assert use_segments(model, 64) == "it does not keep the texts of a row apart"
+    assert model.config._attn_implementation == "sdpa"
+    assert model.training
 
 
 def test_chunks_of_the_head_change_nothing(monkeypatch):

@@ -151,7 +151,8 @@ def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], expected: str, na
     if normalizer is not None:
         expected = normalizer.normalize_str(expected)
     decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    if decoded.strip().replace("▁", " ") != expected.strip().replace("▁", " "):
+    # SentencePiece writes a blank as ▁, and its normaliser puts one in front of every text.
+    if decoded.replace("▁", " ").strip() != expected.replace("▁", " ").strip():
         raise UserError(
             f"{name}: the supervised tokens spell {decoded[:80]!r}, not the reply",
             "the tokenizer cannot write this reply; clean the row or choose another base model",

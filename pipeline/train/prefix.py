@@ -94,9 +94,6 @@ class PairTrainer(Named, DPOTrainer):
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         return dataset
 
-    def _precompute_ref_logps(self, dataset: Dataset, *_: Any) -> Dataset:
-        return dataset
-
     def _way(self, model: Any, wanted: Sequence[str] = ()) -> Any:
         return partial(_replies, model, wanted) if self.shared else model
 
