@@ -177,6 +177,7 @@ def preview(
     from pipeline.model import base_of, load_tokenizer
     from pipeline.recipe import load_recipe
     from pipeline.run import Run
+    from pipeline.train.preview import SHOWN_AS
     from pipeline.train.preview import preview as rows_of
 
     loaded = load_recipe(recipe, overrides or [])
@@ -196,6 +197,9 @@ def preview(
         for text, role in row.tokens:
             shown.append(text, style=_COLOURS[role]).append("|" if role != "padding" else "", style="bright_black")
         console.print(shown)
+    for token, name in SHOWN_AS.items():
+        if any(name == text for row in rows for text, _ in row.tokens):
+            console.print(f"{name} is this tokenizer's {token}")
 
 
 def curves(
@@ -207,7 +211,7 @@ def curves(
     from pipeline.train.curves import write_curves
 
     run, written = Run(folder), []
-    for name in ("tiny", "sft", "dpo"):
+    for name in ("tiny", "classify", "style", "sft", "dpo"):
         if manifest := run.manifest(name):
             history = manifest["metrics"].get("history", ())
             written += write_curves(run.stage(name), history, title=f"{folder.name} {name}")

@@ -74,7 +74,7 @@ def load_tokenizer(base: str, *, settings: ModelOptions | None = None) -> PreTra
     from transformers import AutoTokenizer
 
     with hub_errors(base):
-        tokenizer = AutoTokenizer.from_pretrained(base, **_source(settings))
+        tokenizer = AutoTokenizer.from_pretrained(base, **source_of(settings))
     if settings and settings.chat_template:
         tokenizer.chat_template = template(settings.chat_template)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
@@ -112,7 +112,7 @@ def load_model(base: str, *, settings: ModelOptions | None = None) -> PreTrained
     bf16 = on_gpu and torch.cuda.is_bf16_supported()
     chosen = settings.dtype if settings else "auto"
     dtype = getattr(torch, chosen) if chosen != "auto" else torch.bfloat16 if bf16 else torch.float32
-    arguments: dict[str, Any] = {"dtype": dtype, **_source(settings)}
+    arguments: dict[str, Any] = {"dtype": dtype, **source_of(settings)}
     if settings and settings.quantization != "none":
         arguments["quantization_config"] = _quantization(settings.quantization, dtype)
     if settings and settings.attn_implementation:
@@ -137,7 +137,8 @@ def _trainable_after_measuring(model: PreTrainedModel) -> PreTrainedModel:
     return model
 
 
-def _source(settings: ModelOptions | None) -> dict[str, Any]:
+def source_of(settings: ModelOptions | None) -> dict[str, Any]:
+    """What ``from_pretrained`` is told beside the name: which revision, and whether to run code that comes along."""
     if settings is None:
         return {}
     return {"revision": settings.revision or "main", "trust_remote_code": settings.trust_remote_code}

@@ -82,12 +82,13 @@ def classify(context: Context) -> dict[str, Any]:
     from pipeline.train.classify import run_classify
 
     recipe = context.recipe
-    base = recipe.classify.keys.base or base_of(recipe, context.run)
+    named = recipe.classify.keys.base
+    base, settings = named or base_of(recipe, context.run), None if named else recipe.model
     return run_classify(
         recipe.classify,
         base,
-        load_tokenizer(base, settings=None if recipe.classify.keys.base else recipe.model),
-        recipe.model,
+        load_tokenizer(base, settings=settings),
+        settings,
         context.prepared,
         context.folder,
         seed=recipe.seed,
@@ -101,9 +102,16 @@ def style(context: Context) -> dict[str, Any]:
     from pipeline.train.style import run_style
 
     recipe = context.recipe
-    base = recipe.style.keys.base or base_of(recipe, context.run)
+    named = recipe.style.keys.base
+    base, settings = named or base_of(recipe, context.run), None if named else recipe.model
     return run_style(
-        recipe.style, base, load_tokenizer(base), context.folder, seed=recipe.seed, progress=context.progress
+        recipe.style,
+        base,
+        load_tokenizer(base, settings=settings),
+        settings,
+        context.folder,
+        seed=recipe.seed,
+        progress=context.progress,
     )
 
 

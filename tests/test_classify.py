@@ -22,7 +22,7 @@ prepare:
   deduplicate: {{exact: false, near: null}}
 tiny:
   {{architecture: modernbert, vocab_size: 340, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2,
-   num_key_value_heads: 2, intermediate_size: 32, max_position_embeddings: 64, max_steps: 1}}
+   intermediate_size: 32, max_position_embeddings: 64, max_steps: 1}}
 classify:
   {{answers: {table}, precision: 0.9, learning_rate: 5e-3, num_train_epochs: 6, per_device_train_batch_size: 8,
    max_length: 48, early_stopping_patience: 3}}

@@ -12,7 +12,7 @@ prepare:
   split: {validation: 0.2, test: 0.2}
 tiny:
   {architecture: bart, vocab_size: 400, hidden_size: 16, num_hidden_layers: 1, num_attention_heads: 2,
-   num_key_value_heads: 2, intermediate_size: 16, max_position_embeddings: 300, max_steps: 1}
+   intermediate_size: 16, max_position_embeddings: 300, max_steps: 1}
 style: {max_steps: 2, held_out: 0.04, max_length: 280}
 """
 

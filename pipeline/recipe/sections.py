@@ -52,10 +52,11 @@ class TinyOptions(_Section):
     hidden_size: int = Field(256, ge=8, description="width of the model")
     num_hidden_layers: int = Field(4, ge=1, description="number of layers")
     num_attention_heads: int = Field(4, ge=1, description="attention heads a layer")
-    num_key_value_heads: int = Field(4, ge=1, description="key/value heads a layer")
+    num_key_value_heads: int | None = Field(
+        None, ge=1, description="key/value heads a layer, of llama alone; null: as many as attention heads"
+    )
     intermediate_size: int = Field(688, ge=8, description="width of the feed-forward layers")
     max_position_embeddings: int = Field(512, ge=32, description="longest text, in tokens")
-    tie_word_embeddings: bool = Field(True, description="one matrix for input embeddings and output head")
     num_train_epochs: float = Field(3, gt=0, description="passes over the training split")
     max_steps: int = Field(-1, description="if positive, the number of steps, in place of num_train_epochs")
     per_device_train_batch_size: int = Field(16, ge=1, description="rows a step and device")
@@ -67,7 +68,9 @@ class TinyOptions(_Section):
     def _heads_fit(self) -> TinyOptions:
         if self.hidden_size % self.num_attention_heads:
             raise ValueError("hidden_size must be a multiple of num_attention_heads")
-        if self.num_attention_heads % self.num_key_value_heads:
+        if self.num_key_value_heads and self.architecture != "llama":
+            raise ValueError(f"{self.architecture} has no num_key_value_heads; leave it out")
+        if self.num_key_value_heads and self.num_attention_heads % self.num_key_value_heads:
             raise ValueError("num_attention_heads must be a multiple of num_key_value_heads")
         return self
 
@@ -182,6 +185,9 @@ class ClassifyKeys(_Section):
     precision: float = Field(
         0.8, gt=0, le=1, description="share of its sure answers that must be right on validation: sets the confidence"
     )
+    learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [], description="shares of the training texts, such as 0.1, to train on as well: what more data would buy"
+    )
 
 
 class StyleKeys(_Section):
@@ -192,6 +198,11 @@ class StyleKeys(_Section):
     )
     base: str | None = Field(None, description="hub id or folder of the model; null: model.base, or the tiny base")
     held_out: float = Field(0.1, gt=0, lt=1, description="share of the bases, with all their styles, to measure on")
+    swaps: int = Field(
+        0,
+        ge=0,
+        description="copies of every row with other words where both texts share one; teaches copying",
+    )
     max_length: int = Field(160, ge=16, description="longest text in tokens, either side; longer rows are left out")
     num_beams: int = Field(1, ge=1, description="beams of generation when it is measured")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from transformers import (
 from data_prep.reviewed import read_answers
 from gonggam.errors import UserError
 from gonggam.files import publishing
-from pipeline.chat.categories import CategoryClassifier, Labels
-from pipeline.model import hub_errors
+from pipeline.chat.categories import Labels
+from pipeline.model import hub_errors, source_of
+from pipeline.train.calibrate import calibrated
+from pipeline.train.classify_curve import learning_curve
 from pipeline.train.classify_report import write_report
-from pipeline.train.judged import Judged, confidence_for, figures, macro_f1
+from pipeline.train.judged import figures, macro_f1
 from pipeline.train.labelled import Labelled, Naming, read_labelled, read_replies
 from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.sft import lora_targets
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
     from pipeline.recipe.sections import ClassifyKeys, KeyedSection, ModelOptions
 
 Progress = Callable[[int, int], None]
-_TEMPERATURES = np.exp(np.linspace(np.log(0.25), np.log(8), 36))  # a tenth apart
 _BATCH = 64
 
 
@@ -44,7 +46,7 @@ def run_classify(
     section: KeyedSection,
     base: str,
     tokenizer: PreTrainedTokenizerBase,
-    settings: ModelOptions,
+    settings: ModelOptions | None,
     prepared: Path,
     folder: Path,
     *,
@@ -55,7 +57,7 @@ def run_classify(
 
     Returns:
         metrics: labels, examples, steps, loss history, temperature, confidence and the share of validation texts that
-        reach it, and the test split's figures (see `pipeline.train.judged.figures`).
+        reach it, the test split's figures (see `pipeline.train.judged.figures`), and those of smaller training sets.
 
     Raises:
         UserError: too little data, answers for no label, LoRA targets that match nothing; and what
@@ -64,26 +66,12 @@ def run_classify(
     keys = section.keys
     data = read_labelled(prepared, _naming(keys))
     answers = _answers(keys, prepared, data)
-    set_seed(seed)
-    model = load_encoder(base, tokenizer, data.labels, settings)
-    trainer, given = classify_trainer(section, model, tokenizer, data, folder, seed)
-    result = train(trainer, progress)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if section.lora is not None:
-        model = model.merge_and_unload()
-    labels, judged, coverage = _calibrated(model, tokenizer, data, answers, keys)
-    metrics = {
-        "labels": len(data.labels),
-        "examples": {split: len(examples) for split, examples in data.splits.items()},
-        "single_example_labels": len(data.single),
-        "left_out": sum(data.unknown.values()),
-        "answers": sum(map(len, answers.values())),
-        "temperature": labels.temperature,
-        "confidence": labels.confidence,
-        "coverage": coverage,
-        "test": figures(judged),
-        **result,
-    }
+    fit = partial(_fit, section, base, tokenizer, settings, seed=seed)
+    curve = learning_curve(keys.learning_curve, data, fit, tokenizer, keys.max_length, folder)
+    trainer, model, result = fit(data, folder, progress=progress)
+    precise = {"precision": keys.precision, "max_length": keys.max_length}
+    labels, judged, coverage = calibrated(model, tokenizer, data, answers, **precise)
+    metrics = _told(data, labels, figures(judged), coverage, curve) | result
     if trainer.accelerator.is_main_process:
         with publishing(folder / "model") as aside:
             model.save_pretrained(aside)
@@ -91,19 +79,55 @@ def run_classify(
             labels.save(aside)
         write_report(folder, metrics, judged, data)
     trainer.accelerator.wait_for_everyone()
-    forget_checkpoints(trainer, given)
+    forget_checkpoints(trainer, section.arguments)
     return metrics
 
 
+def _fit(
+    section: KeyedSection,
+    base: str,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ModelOptions | None,
+    data: Labelled,
+    folder: Path,
+    *,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[Trainer, PreTrainedModel, dict[str, Any]]:
+    """An encoder trained on ``data``, with its trainer and what training told."""
+    set_seed(seed)
+    model = load_encoder(base, tokenizer, data.labels, settings)
+    trainer = classify_trainer(section, model, tokenizer, data, folder, seed)
+    result = train(trainer, progress)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return trainer, model.merge_and_unload() if section.lora is not None else model, result
+
+
+def _told(data: Labelled, labels: Labels, test: dict[str, float], coverage: float, curve: list[dict]) -> dict[str, Any]:
+    examples = {split: len(examples) for split, examples in data.splits.items()}
+    whole = {"texts": examples["train"], "accuracy": test["accuracy"], "macro_f1": test["macro_f1"]}
+    return {
+        "labels": len(data.labels),
+        "examples": examples,
+        "single_example_labels": len(data.single),
+        "left_out": sum(data.unknown.values()),
+        "answers": sum(map(len, labels.answers.values())),
+        "temperature": labels.temperature,
+        "confidence": labels.confidence,
+        "coverage": coverage,
+        "test": test,
+        "learning_curve": [*curve, whole] if curve else [],
+    }
+
+
 def load_encoder(
-    base: str, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: ModelOptions
+    base: str, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str], settings: ModelOptions | None
 ) -> PreTrainedModel:
     """The encoder ``base`` with a new head over ``labels``, in float32.
 
     Raises:
         UserError: it cannot be found or is no kind that classifies.
     """
-    source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code} if settings.base else {}
     with hub_errors(base):
         model = AutoModelForSequenceClassification.from_pretrained(
             base,
@@ -112,7 +136,7 @@ def load_encoder(
             label2id={label: number for number, label in enumerate(labels)},
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
-            **{key: value for key, value in source.items() if value},
+            **source_of(settings),
         )
     model.config.pad_token_id = tokenizer.pad_token_id
     return model
@@ -125,8 +149,8 @@ def classify_trainer(
     data: Labelled,
     folder: Path,
     seed: int,
-) -> tuple[Trainer, dict[str, Any]]:
-    """The Trainer of a recipe's ``classify:`` keys, and the TrainingArguments that were given.
+) -> Trainer:
+    """The Trainer of a recipe's ``classify:`` keys.
 
     Raises:
         UserError: LoRA targets that match nothing.
@@ -148,7 +172,7 @@ def classify_trainer(
         settings["gradient_checkpointing"] = False
     settings |= {"bf16": False} if torch.cuda.is_available() and "bf16" not in given else {}
     rows = {split: _rows(tokenizer, data, split, keys.max_length) for split in ("train", "validation")}
-    trainer = Trainer(
+    return Trainer(
         model=model,
         args=TrainingArguments(**settings),
         train_dataset=rows["train"],
@@ -159,12 +183,11 @@ def classify_trainer(
         preprocess_logits_for_metrics=lambda logits, labels: logits.argmax(-1),  # all labels of all texts are too many
         callbacks=callbacks,
     )
-    return trainer, section.arguments
 
 
 def class_weights(data: Labelled) -> torch.Tensor:
     """What an example of each label weighs: examples / (labels x examples of the label); (labels,) float32."""
-    counts = np.bincount(data.numbers("train"), minlength=len(data.labels))
+    counts = np.maximum(np.bincount(data.numbers("train"), minlength=len(data.labels)), 1)
     return torch.tensor(len(data.splits["train"]) / (len(data.labels) * counts), dtype=torch.float32)
 
 
@@ -204,42 +227,3 @@ def _rows(tokenizer: PreTrainedTokenizerBase, data: Labelled, split: str, max_le
 def _scores(evaluated: Any) -> dict[str, float]:
     told, true = np.asarray(evaluated.predictions), np.asarray(evaluated.label_ids)
     return {"accuracy": float((told == true).mean()), "macro_f1": macro_f1(true, told)}
-
-
-def _calibrated(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    data: Labelled,
-    answers: Mapping[str, Sequence[str]],
-    keys: ClassifyKeys,
-) -> tuple[Labels, Judged, float]:
-    """Labels with temperature and confidence from the validation split, the test split as judged, and the coverage."""
-    raw = CategoryClassifier(model, tokenizer, Labels(data.labels, max_length=keys.max_length))
-    temperature = _temperature(_batches(raw, data, "validation"), data.numbers("validation"))
-    warm = Labels(data.labels, answers, temperature, max_length=keys.max_length)
-    warmed = CategoryClassifier(model, tokenizer, warm)
-    validation = Judged.of(data.numbers("validation"), _batches(warmed, data, "validation"))
-    confidence, coverage = confidence_for(validation, keys.precision)
-    labels = Labels(data.labels, answers, temperature, confidence, keys.max_length)
-    return labels, Judged.of(data.numbers("test"), _batches(warmed, data, "test")), coverage
-
-
-def _batches(classifier: CategoryClassifier, data: Labelled, split: str) -> Iterator[np.ndarray]:
-    texts = [example.text for example in data.splits[split]]
-    for start in range(0, len(texts), _BATCH):
-        yield classifier.probabilities(texts[start : start + _BATCH])
-
-
-def _temperature(batches: Iterator[np.ndarray], true: Sequence[int]) -> float:
-    """The temperature at which the right labels are likeliest, of 36 between 1/4 and 8."""
-    losses, done = np.zeros(len(_TEMPERATURES)), 0
-    for rows in batches:
-        right = np.asarray(true[done : done + len(rows)])
-        logits = np.log(np.maximum(rows, 1e-30)).astype(float)
-        for place, temperature in enumerate(_TEMPERATURES):
-            scaled = logits / temperature
-            top = scaled.max(axis=1)
-            norm = top + np.log(np.exp(scaled - top[:, None]).sum(axis=1))
-            losses[place] += (norm - scaled[np.arange(len(rows)), right]).sum()
-        done += len(rows)
-    return float(_TEMPERATURES[losses.argmin()])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gonggam.page import Page, Section
+from pipeline.train.curves import figure
 from pipeline.train.judged import Judged, mixed_up, reliability, worst_labels
 from pipeline.train.labelled import Labelled
 
@@ -22,7 +23,7 @@ def write_report(folder: Path, metrics: Mapping[str, Any], judged: Judged, data:
         _scores(metrics, data),
         _calibration(metrics, judged),
         _confusion(judged, data.labels),
-        _learning(metrics["history"]),
+        _learning(metrics),
     ]
     page.write(folder / "report.html")
     page.write_markdown(folder / "report.md")
@@ -118,15 +119,20 @@ def _matrix(judged: Judged, labels: Sequence[str]) -> go.Figure:
     return figure.update_yaxes(autorange="reversed", automargin=True)
 
 
-def _learning(history: Sequence[Mapping[str, float]]) -> Section:
-    from pipeline.train.curves import figure
-
+def _learning(metrics: Mapping[str, Any]) -> Section:
     section = Section("Learning curve")
+    sizes = metrics["learning_curve"]
+    if sizes:
+        texts = [point["texts"] for point in sizes]
+        lines = {name: (texts, [point[name] for point in sizes]) for name in ("accuracy", "macro_f1")}
+        title = "by training texts (test split)"
+        section.table([{k: round(v, 3) for k, v in point.items()} for point in sizes], caption=title)
+        section.figure(figure(title, lines, across="training texts"), title)
     groups = {"loss (nats per text)": ("loss", "eval_loss"), "validation": ("eval_accuracy", "eval_macro_f1")}
     for title, names in groups.items():
         lines = {}
         for name in names:
-            rows = [row for row in history if name in row]
+            rows = [row for row in metrics["history"] if name in row]
             if rows:
                 lines[name] = [int(row["step"]) for row in rows], [float(row[name]) for row in rows]
         if lines:

@@ -35,8 +35,10 @@ def series(history: History) -> dict[str, dict[str, tuple[list[int], list[float]
     return found
 
 
-def figure(title: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> go.Figure:
-    """One plot of named lines (steps, values)."""
+def figure(
+    title: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]], *, across: str = "step"
+) -> go.Figure:
+    """One plot of named lines (steps, or what ``across`` names, and values)."""
     import plotly.graph_objects as go
 
     plot = go.Figure(
@@ -44,7 +46,7 @@ def figure(title: str, lines: Mapping[str, tuple[Sequence[int], Sequence[float]]
     )
     plot.update_traces(marker_size=4)
     below = {"orientation": "h", "y": -0.32, "yanchor": "top"}  # above, many names would run into the title
-    plot.update_layout(title=title, xaxis_title="step", height=340, showlegend=len(lines) > 1, legend=below)
+    plot.update_layout(title=title, xaxis_title=across, height=340, showlegend=len(lines) > 1, legend=below)
     return plot
 
 

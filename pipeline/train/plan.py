@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
-from transformers import AutoConfig, LlamaConfig
+from transformers import AutoConfig
 
 from gonggam.errors import UserError
 from pipeline.recipe import Recipe, upstream
@@ -19,6 +19,7 @@ from pipeline.train.attend import cannot_keep_apart
 from pipeline.train.plan_data import Batches, Rows, dpo_lengths, loose, packed, padded, sft_lengths, twice
 from pipeline.train.plan_machine import Gpu, known
 from pipeline.train.plan_memory import Setting, Shape, config_of
+from pipeline.train.shapes import tiny_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -289,8 +290,7 @@ def _config(recipe: Recipe, config: str | None) -> tuple[PretrainedConfig, bool]
     """The shape of the base model, and whether it is the one that stands in shapes.yaml."""
     settings = recipe.model
     if not (config or settings.base):
-        shape = recipe.tiny.model_dump(include=set(recipe.tiny.model_fields) & set(LlamaConfig().to_dict()))
-        return LlamaConfig(**shape), False
+        return tiny_config(recipe.tiny, recipe.tiny.vocab_size), False
     options = {} if config else {"revision": settings.revision or "main"}
     try:
         return config_of(config or settings.base, trust_remote_code=settings.trust_remote_code, **options), False

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Role = Literal["supervised", "context", "padding"]
+SHOWN_AS = {"<unused1>": "<sent>"}
+"""Free tokens of a vocabulary under the name they have in what is read: KoGPT2's, which stands before a sentiment."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def preview(
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, row: Row) -> list[tuple[str, Role]]:
-    texts = pieces(tokenizer, row.input_ids)
+    texts = [SHOWN_AS.get(text, text) for text in pieces(tokenizer, row.input_ids)]
     return [
         (text, "context" if label == IGNORE else "supervised") for text, label in zip(texts, row.labels, strict=True)
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
@@ -19,11 +19,15 @@ from transformers import (
     LlamaForCausalLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 
 from pipeline.prompt import template
+
+if TYPE_CHECKING:
+    from pipeline.recipe.sections import TinyOptions
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,13 @@ MARKUP: dict[str, Markup] = {
     "gpt2": Markup("<pad>", "</s>", {**_NONE, "user": "<usr>", "assistant": "<sys>"}, ("<unused1>",), "kogpt2"),
     "modernbert": Markup("[PAD]", "[SEP]", _NONE, ("[CLS]", "[UNK]"), mask="[MASK]"),
     "bart": Markup("<pad>", "</s>", _NONE, ("<s>", "<unk>"), mask="<mask>"),
+}
+
+MODELS: dict[str, type[PreTrainedModel]] = {
+    "llama": LlamaForCausalLM,
+    "gpt2": GPT2LMHeadModel,
+    "modernbert": ModernBertForMaskedLM,
+    "bart": BartForConditionalGeneration,
 }
 
 
@@ -92,85 +103,32 @@ def build_tokenizer(
     )
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, section: Any) -> PreTrainedModel:
+def build_model(tokenizer: PreTrainedTokenizerFast, section: TinyOptions) -> PreTrainedModel:
     """A randomly initialised model of the section's shape (fp32, tied embeddings)."""
-    return _BUILDERS[section.architecture](tokenizer, section)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
+    return MODELS[section.architecture](tiny_config(section, len(tokenizer), **ids))
 
 
-def _llama(tokenizer: PreTrainedTokenizerFast, section: Any) -> PreTrainedModel:
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=section.hidden_size,
-            intermediate_size=section.intermediate_size,
-            num_hidden_layers=section.num_hidden_layers,
-            num_attention_heads=section.num_attention_heads,
-            num_key_value_heads=section.num_key_value_heads,
-            max_position_embeddings=section.max_position_embeddings,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def _gpt2(tokenizer: PreTrainedTokenizerFast, section: Any) -> PreTrainedModel:
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=section.hidden_size,
-            n_inner=section.intermediate_size,
-            n_layer=section.num_hidden_layers,
-            n_head=section.num_attention_heads,
-            n_positions=section.max_position_embeddings,
-            bos_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-    )
-
-
-def _modernbert(tokenizer: PreTrainedTokenizerFast, section: Any) -> PreTrainedModel:
-    """Normalised before each layer and pooled by the mean: of the encoders the one that learns from little text."""
-    return ModernBertForMaskedLM(
-        ModernBertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=section.hidden_size,
-            intermediate_size=section.intermediate_size,
-            num_hidden_layers=section.num_hidden_layers,
-            num_attention_heads=section.num_attention_heads,
-            max_position_embeddings=section.max_position_embeddings,
-            global_attn_every_n_layers=1,
-            classifier_pooling="mean",
-            pad_token_id=tokenizer.pad_token_id,
-            cls_token_id=tokenizer.cls_token_id,
-            sep_token_id=tokenizer.sep_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-    )
-
-
-def _bart(tokenizer: PreTrainedTokenizerFast, section: Any) -> PreTrainedModel:
-    return BartForConditionalGeneration(
-        BartConfig(
-            vocab_size=len(tokenizer),
-            d_model=section.hidden_size,
-            encoder_ffn_dim=section.intermediate_size,
-            decoder_ffn_dim=section.intermediate_size,
-            encoder_layers=section.num_hidden_layers,
-            decoder_layers=section.num_hidden_layers,
-            encoder_attention_heads=section.num_attention_heads,
-            decoder_attention_heads=section.num_attention_heads,
-            max_position_embeddings=section.max_position_embeddings,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=tokenizer.eos_token_id,
-            forced_eos_token_id=None,
-        )
-    )
-
-
-_BUILDERS = {"llama": _llama, "gpt2": _gpt2, "modernbert": _modernbert, "bart": _bart}
+def tiny_config(section: TinyOptions, vocab_size: int, **ids: int | None) -> PretrainedConfig:
+    """The configuration of the section's shape; ``ids`` are those of the special tokens."""
+    width, layers, heads = section.hidden_size, section.num_hidden_layers, section.num_attention_heads
+    inner, longest = section.intermediate_size, section.max_position_embeddings
+    common = {"vocab_size": vocab_size, "max_position_embeddings": longest, **ids, "tie_word_embeddings": True}
+    plain = {"hidden_size": width, "num_hidden_layers": layers, "num_attention_heads": heads}
+    match section.architecture:
+        case "llama":
+            shared = section.num_key_value_heads or heads
+            return LlamaConfig(**common, **plain, intermediate_size=inner, num_key_value_heads=shared)
+        case "gpt2":
+            return GPT2Config(**{**common, "bos_token_id": ids.get("eos_token_id")}, **plain, n_inner=inner)
+        case "modernbert":
+            # Normalised before each layer and pooled by the mean: of the encoders the one that learns from little text.
+            ends = {"cls_token_id": ids.get("bos_token_id"), "sep_token_id": ids.get("eos_token_id")}
+            whole = {"global_attn_every_n_layers": 1, "classifier_pooling": "mean"}
+            return ModernBertConfig(**common, **plain, intermediate_size=inner, **ends, **whole)
+        case "bart":
+            sides = {"ffn_dim": inner, "layers": layers, "attention_heads": heads}
+            both = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in sides.items()}
+            start = {"decoder_start_token_id": ids.get("eos_token_id"), "forced_eos_token_id": None}
+            return BartConfig(**common, **both, **start, d_model=width)
+    raise ValueError(section.architecture)

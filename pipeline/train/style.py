@@ -6,13 +6,11 @@ What it is measured on are bases it never saw, in no style: their rows are held 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from datasets import Dataset
-from sacrebleu.metrics import CHRF
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -23,38 +21,28 @@ from transformers import (
     set_seed,
 )
 
-import data_prep
-from data_prep.rows import read_rows
-from data_prep.sources.fields import text_of
 from gonggam.errors import UserError
 from gonggam.files import publishing, write_json
-from gonggam.page import Page
-from pipeline.chat.classifier import NgramClassifier, fit
+from pipeline.chat.classifier import fit
 from pipeline.chat.personas import STYLES, style_prompt
-from pipeline.model import hub_errors
+from pipeline.model import hub_errors, source_of
 from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.sft import lora_targets
+from pipeline.train.style_report import measures, write_report
+from pipeline.train.style_rows import SAMPLE, Styled, read_styles, split_by_base, with_swaps
 
 if TYPE_CHECKING:
-    from pipeline.recipe.sections import KeyedSection
+    from pipeline.recipe.sections import KeyedSection, ModelOptions
 
 Progress = Callable[[int, int], None]
-SAMPLE = Path(data_prep.__file__).parent / "samples" / "counsel_ko" / "styles.tsv"
 _BATCH = 16
-
-
-class Styled(NamedTuple):
-    """A row of a style table."""
-
-    base: str
-    style: str
-    styled: str
 
 
 def run_style(
     section: KeyedSection,
     base: str,
     tokenizer: PreTrainedTokenizerBase,
+    settings: ModelOptions | None,
     folder: Path,
     *,
     seed: int,
@@ -73,14 +61,8 @@ def run_style(
     rows = read_styles(keys.files or [str(SAMPLE)])
     learn, held_out = split_by_base(rows, keys.held_out)
     set_seed(seed)
-    with hub_errors(base):
-        model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32)
-    if section.lora is not None:
-        from peft import LoraConfig, get_peft_model
-
-        with lora_targets(model):
-            model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", **section.lora))
-    trainer = style_trainer(model, tokenizer, learn, section, folder, seed)
+    model = _load(base, section, settings)
+    trainer = style_trainer(model, tokenizer, with_swaps(learn, keys.swaps, seed), section, folder, seed)
     result = train(trainer, progress)
     model = trainer.accelerator.unwrap_model(trainer.model)
     if section.lora is not None:
@@ -94,37 +76,21 @@ def run_style(
             model.save_pretrained(aside)
             tokenizer.save_pretrained(aside)
             write_json(aside / STYLES, metrics["styles"])
-        _report(folder, metrics, held_out, made)
+        write_report(folder, metrics, held_out, made)
     trainer.accelerator.wait_for_everyone()
     forget_checkpoints(trainer, section.arguments)
     return metrics
 
 
-def read_styles(files: Sequence[str]) -> list[Styled]:
-    """The rows of tables with the columns base, style and styled.
+def _load(base: str, section: KeyedSection, settings: ModelOptions | None) -> PreTrainedModel:
+    with hub_errors(base):
+        model = AutoModelForSeq2SeqLM.from_pretrained(base, dtype=torch.float32, **source_of(settings))
+    if section.lora is None:
+        return model
+    from peft import LoraConfig, get_peft_model
 
-    Raises:
-        UserError: a file cannot be read, or no row has all three.
-    """
-    cells = [[text_of(row.values.get(name)) for name in Styled._fields] for file in files for row in read_rows(file)]
-    rows = [Styled(*cell) for cell in cells if all(cell)]
-    if not rows:
-        raise UserError("no row with base, style and styled", "name these columns", file=files[0])
-    return rows
-
-
-def split_by_base(rows: Sequence[Styled], share: float) -> tuple[list[Styled], list[Styled]]:
-    """Rows to learn from and rows to measure on; all rows of a base are on one side, told by its hash.
-
-    Raises:
-        UserError: one side would be empty.
-    """
-    bases = sorted({row.base for row in rows}, key=lambda base: sha256(base.encode()).digest())
-    held = set(bases[: max(1, round(share * len(bases)))])
-    learn = [row for row in rows if row.base not in held]
-    if not learn:
-        raise UserError("a single base leaves nothing to measure on", "give more rows")
-    return learn, [row for row in rows if row.base in held]
+    with lora_targets(model):
+        return get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", **section.lora))
 
 
 def style_trainer(
@@ -183,38 +149,3 @@ def convert(
         )
         made += [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
     return made
-
-
-def measures(teller: NgramClassifier, rows: Sequence[Styled], made: Sequence[str]) -> list[dict[str, Any]]:
-    """chrF (0-100, sacrebleu) and style accuracy of converted texts, beside plain ones and what people wrote."""
-    wanted = [row.styled for row in rows]
-
-    def told(texts: Sequence[str]) -> float:
-        right = 0
-        for text, row in zip(texts, rows, strict=True):
-            found = teller.probabilities(text)
-            right += max(found, key=found.__getitem__) == row.style
-        return right / len(rows)
-
-    ways = {"converted": list(made), "left as it is": [row.base for row in rows], "written by people": wanted}
-    return [
-        {"text": way, "chrf": round(CHRF().corpus_score(texts, [wanted]).score, 2), "style accuracy": told(texts)}
-        for way, texts in ways.items()
-    ]
-
-
-def _report(folder: Path, metrics: dict[str, Any], rows: Sequence[Styled], made: Sequence[str]) -> None:
-    page = Page("Style conversion", f"{len(metrics['styles'])} styles, {metrics['held_out']} held-out rows")
-    section = page.section("Held-out bases")
-    section.text(
-        "chrF: closeness to what people wrote (0-100). Style accuracy: share that a classifier of character n-grams, "
-        "fitted on the training rows, takes for the wanted style; people's own texts show what can be had."
-    )
-    section.table(metrics["measures"])
-    shown = [
-        {"style": row.style, "plain": row.base, "converted": text, "written by people": row.styled}
-        for row, text in list(zip(rows, made, strict=True))[:8]
-    ]
-    page.section("Examples").table(shown)
-    page.write(folder / "report.html")
-    page.write_markdown(folder / "report.md")

@@ -14,6 +14,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import (
     DataCollatorForLanguageModeling,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Trainer,
     TrainingArguments,
@@ -25,6 +26,7 @@ from gonggam.errors import UserError
 from gonggam.files import publishing, read_jsonl
 from pipeline.prompt import inert
 from pipeline.train.data import conversations
+from pipeline.train.denoise import Denoising
 from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.shapes import MARKUP, Markup, build_model, build_tokenizer
 
@@ -57,15 +59,13 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     )
     set_seed(seed)
     model = build_model(tokenizer, section)
-    markup = MARKUP[section.architecture]
-    ids = list(_blocks(tokenizer, turns, markup, section.max_position_embeddings, seed))
-    blocks = Dataset.from_dict({"input_ids": ids, "labels": ids})
+    rows, collator = _lesson(tokenizer, model, turns, section, seed)
     given = {name: getattr(section, name) for name in TRAINING_KEYS}
     trainer = Trainer(
         model=model,
         args=TrainingArguments(**arguments({"lr_scheduler_type": "cosine", "adam_beta2": 0.95, **given}, folder, seed)),
-        train_dataset=blocks,
-        data_collator=_collator(tokenizer, markup),
+        train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+        data_collator=collator,
     )
     result = train(trainer, progress)
     if trainer.accelerator.is_main_process:
@@ -76,7 +76,7 @@ def run_tiny(section: Any, prepared: Path, folder: Path, *, seed: int, progress:
     forget_checkpoints(trainer, given)
     return {
         "parameters": model.num_parameters(),
-        "tokens": int(len(blocks) * section.max_position_embeddings * result["epochs"]),
+        "tokens": int(sum(map(len, rows)) * result["epochs"]),
         **result,
     }
 
@@ -89,11 +89,16 @@ def _turns(prepared: Path) -> list[dict[str, str]]:
     return [turn for row in talked for turn in row["messages"]] + [{"role": "user", "content": t} for t in texts]
 
 
-def _collator(tokenizer: PreTrainedTokenizerFast, markup: Markup) -> Any:
-    """Shapes with a mask token learn by filling in what is hidden, the others by going on."""
-    if markup.mask is None:
-        return default_data_collator
-    return DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15)
+def _lesson(
+    tokenizer: PreTrainedTokenizerFast, model: PreTrainedModel, turns: list[dict[str, str]], section: Any, seed: int
+) -> tuple[list[list[int]], Any]:
+    """Rows and collator: shapes with a mask token fill in what is hidden, a seq2seq one by saying it all again."""
+    markup, size = MARKUP[section.architecture], section.max_position_embeddings
+    if model.config.is_encoder_decoder:
+        texts = [inert(tokenizer, turn["content"].strip()) for turn in turns]
+        return tokenizer(texts, truncation=True, max_length=size)["input_ids"], Denoising(tokenizer, model)
+    filling = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15) if markup.mask else default_data_collator
+    return list(_blocks(tokenizer, turns, markup, size, seed)), filling
 
 
 def _blocks(
