@@ -50,12 +50,13 @@ def database_url(kind: str, folder: Path):
         server.close()
 
 
-def make_app(folder: Path, *texts: str, accounts: bool = True, keys=(), backend=None, **settings):
+def make_app(folder: Path, *texts: str, accounts: bool = True, keys=(), backend=None, sentiments=None, **settings):
     """The application over SQLite in ``folder`` with weak password hashes; it says ``texts``."""
     counselor = Counselor(
         backend or ScriptedBackend(*(texts or (GOOD,))),
         ChatOptions(),
         memory=bigram_memory(folder, threshold=0.0, lexical=0),
+        sentiments=sentiments,
     )
     settings = {"accounts": accounts, "hosts": ("testserver",), "page": False} | settings
     options = ServeOptions(**settings)

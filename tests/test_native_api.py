@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 from store_standin import GOOD, OTHER, PASSWORD, holding, make_app
 
 from pipeline.chat.backends import BackendError
+from pipeline.chat.sentiment import Sentiments
 from pipeline.serve.callers import COOKIE
 from pipeline.serve.native.moods import spans
 from pipeline.serve.store import default_url
@@ -252,6 +253,30 @@ def test_memories_are_listed_forgotten_and_taken_along(client, minji):
     assert client.delete("/api/memory", headers=minji).status_code == 204
     assert client.get("/api/memory", headers=minji).json() == []
     assert [d["exchange"] for d in client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()] == [None, None]
+
+
+def test_a_model_answers_to_the_sentiment_it_is_given_or_tells_it_by_itself(tmp_path):
+    known = Sentiments({"일상": "0", "이별": "1"})
+    app = make_app(tmp_path, *[GOOD, OTHER] * 6, accounts=False, sentiments=known)
+    with client_of(app) as client:
+        asked = app.state.counselor.backend.asked
+        assert client.get("/api/sentiments").json() == ["일상", "이별"]
+        room = start(client, {})
+        said = send(client, {}, room, "어제 헤어졌어요", sentiment="이별").json()["dialog"]
+        client.put(f"/api/dialogs/{said['id']}", json={"sentiment": "일상"})
+        send(client, {}, room, "오늘은 비가 왔어요")
+        client.post(f"/api/rooms/{room}/choices", json={"text": "어떡하죠", "sentiment": "이별"})
+        client.post(f"/api/rooms/{room}/dialogs/stream", json={"text": "그래도요", "sentiment": "1"})
+        assert [one.messages[-1]["sentiment"] for one in asked] == ["1", "0", "0", "1", "1", "1"]
+        for text in ("또 울었어요", "죽고 싶어요"):
+            wrong = send(client, {}, room, text, sentiment="분노")
+            assert (wrong.status_code, wrong.json()["code"]) == (400, "no_sentiment")
+
+
+def test_a_model_without_sentiments_refuses_them(client, minji):
+    assert client.get("/api/sentiments", headers=minji).json() == []
+    wrong = send(client, minji, start(client, minji), "안녕하세요", sentiment="이별")
+    assert (wrong.status_code, wrong.json()["code"]) == (400, "no_sentiment")
 
 
 def test_what_fails_is_not_kept(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import httpx
 import openai
 import pytest
@@ -11,6 +13,7 @@ from serve_standin import GOOD, serving
 from pipeline.chat.backends import BackendError
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.options import ChatOptions
+from pipeline.chat.sentiment import Sentiments
 from pipeline.serve.app import create_app
 from pipeline.serve.options import ServeOptions
 
@@ -132,6 +135,7 @@ def test_models(client):
         ({"messages": [*HARD, {"role": "assistant", "content": "네"}]}, openai.BadRequestError, "invalid_value", None),
         ({"model": "gpt-4o"}, openai.NotFoundError, "model_not_found", "model"),
         ({"model": "dpo:없음"}, openai.NotFoundError, "model_not_found", "model"),
+        ({"extra_body": {"sentiment": "이별"}}, openai.BadRequestError, "unsupported_parameter", "sentiment"),
         ({"extra_body": {"messages": None}}, openai.BadRequestError, "invalid_value", "messages"),
     ],
 )
@@ -167,6 +171,26 @@ def test_langchain(address):
     assert answer.content == GOOD
     assert answer.usage_metadata["output_tokens"] > 0
     assert "".join(chunk.text for chunk in model.stream("면접 떨어졌어")) == GOOD
+
+
+def test_a_sentiment_comes_in_the_extra_body():
+    from langchain_openai import ChatOpenAI
+
+    backend = ScriptedBackend(GOOD)
+    app = create_app(Counselor(backend, sentiments=Sentiments({"일상": "0", "이별": "1"})), ServeOptions())
+    with serving(app) as (address, _), openai.OpenAI(base_url=f"{address}/v1", api_key="x", max_retries=0) as client:
+        ask = partial(client.chat.completions.create, model="gonggam", messages=HARD)
+        for given in ({"sentiment": "이별"}, {}):
+            ask(extra_body=given)
+        chain = ChatOpenAI(model="gonggam", base_url=f"{address}/v1", api_key="x", extra_body={"sentiment": "이별"})
+        chain.invoke("보고 싶다")
+        assert [asked.messages[-1]["sentiment"] for asked in backend.asked] == ["1", "0", "1"]
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="one of: 일상, 이별") as caught:
+                ask(extra_body={"sentiment": "분노"}, stream=stream)
+            assert (caught.value.code, caught.value.param) == ("invalid_value", "sentiment")
+        described = app.openapi()["paths"]["/v1/chat/completions"]["post"]["requestBody"]["content"]
+        assert "predicted" in described["application/json"]["schema"]["properties"]["sentiment"]["description"]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -35,7 +35,7 @@ class Sentiments:
             UserError: ``given`` is neither.
         """
         if given is not None:
-            if given not in self.values and given not in self.values.values():
+            if not self.knows(given):
                 raise UserError(f"unknown sentiment {given!r}", f"name one of: {', '.join(self.values)}")
             return self.values.get(given, given)
         first = next(iter(self.values.values()))
@@ -43,6 +43,10 @@ class Sentiments:
             return first
         number, _ = self.classifier.best(text)
         return self.values.get(self.classifier.labels.names[number], first)
+
+    def knows(self, given: str) -> bool:
+        """Whether ``given`` is a label or a value."""
+        return given in self.values or given in self.values.values()
 
     def mark(self, messages: Sequence[Message], given: str | None = None) -> list[dict[str, str]]:
         """The messages, the newest one with its sentiment, unless it brings one."""

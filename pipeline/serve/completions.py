@@ -62,9 +62,10 @@ def as_ask(request: CompletionRequest, caller: Caller, counselor: Counselor) -> 
     """The newest message with all that came before it.
 
     Raises:
-        ApiError: the last message is not the user's.
+        ApiError: the last message is not the user's, or the model does not know the sentiment.
     """
     adapter, persona = chosen(request.model, counselor)
+    _check_sentiment(request.sentiment, counselor)
     *history, newest = joined([message for message in request.messages if message.role in ("user", "assistant")]) or [
         {"role": "", "content": ""}
     ]
@@ -77,10 +78,22 @@ def as_ask(request: CompletionRequest, caller: Caller, counselor: Counselor) -> 
         persona=persona,
         session=_conversation(caller, request, history[0]["content"] if history else newest["content"]),
         adapter=adapter,
+        sentiment=request.sentiment,
         history=exchanges(history),
         system=system.strip() or None,
         sampling=Sampling(request.limit, request.temperature, request.top_p, request.seed, request.stops),
     )
+
+
+def _check_sentiment(given: str | None, counselor: Counselor) -> None:
+    if given is None:
+        return
+    if counselor.sentiments is None:
+        message = "Unsupported parameter: 'sentiment' is not supported with this model."
+        raise ApiError(400, message, param="sentiment", code="unsupported_parameter")
+    if not counselor.sentiments.knows(given):
+        message = f"Invalid value for 'sentiment'. It is one of: {', '.join(counselor.sentiments.values)}."
+        raise ApiError(400, message, param="sentiment", code="invalid_value")
 
 
 def joined(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:

@@ -64,22 +64,24 @@ class Talks:
         self.erasure = Erasure(store, counselor)
 
     async def send(
-        self, member: Member, room: str, text: str, character: str | None = None
+        self, member: Member, room: str, text: str, character: str | None = None, sentiment: str | None = None
     ) -> AsyncGenerator[str | Answered, None]:
         """Yield the pieces of the reply to a message, and last what was committed.
 
         Raises:
-            Refused: not_found, room_ended, room_busy or no_character.
+            Refused: not_found, room_ended, room_busy, no_character or no_sentiment.
             ApiError: too many are waiting.
             UserError: the model fails; nothing was kept.
         """
         async with self._holding(member, room) as held:
             history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
-            ask = self._ask(held, text, history, character)
+            ask = self._ask(held, text, history, character, sentiment=sentiment)
             async for item in self._answer(held, ask):
                 yield item
 
-    async def again(self, member: Member, dialog: str, text: str | None = None) -> AsyncGenerator[str | Answered, None]:
+    async def again(
+        self, member: Member, dialog: str, text: str | None = None, sentiment: str | None = None
+    ) -> AsyncGenerator[str | Answered, None]:
         """Answer the last message of a room anew; with ``text`` the message itself is changed.
 
         Raises:
@@ -90,17 +92,23 @@ class Talks:
             *history, last = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, old.room) or [None]
             if last is None or last.id != dialog:
                 raise Refused("not_last")
-            ask = self._ask(held, last.message if text is None else text, history, last.character, without=last)
+            said = last.message if text is None else text
+            ask = self._ask(held, said, history, last.character, sentiment=sentiment, without=last)
             async for item in self._answer(held, ask, replaces=last):
                 yield item
 
     async def offer(
-        self, member: Member, room: str, text: str, adapters: tuple[str | None, str | None] = (None, None)
+        self,
+        member: Member,
+        room: str,
+        text: str,
+        sentiment: str | None = None,
+        adapters: tuple[str | None, str | None] = (None, None),
     ) -> Pair | Answered:
         """Two replies to choose from; where words are fixed or both say the same, one, committed as by `send`."""
         async with self._holding(member, room) as held:
             history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
-            asks = [self._ask(held, text, history, adapter=adapter) for adapter in adapters]
+            asks = [self._ask(held, text, history, adapter=adapter, sentiment=sentiment) for adapter in adapters]
             first = await self.queue.reply(asks[0], member.owner)
             if first.source not in ("model", "knowledge"):
                 return await finish(partial(self._commit, held, asks[0], first))
@@ -140,17 +148,22 @@ class Talks:
         character: str | None = None,
         *,
         adapter: str | None = None,
+        sentiment: str | None = None,
         without: Exchanged | None = None,
     ) -> Ask:
         persona = character or held.room.character
         if persona not in self.counselor.personas:
             raise Refused("no_character")
+        known = self.counselor.sentiments
+        if sentiment is not None and not (known and known.knows(sentiment)):
+            raise Refused("no_sentiment")
         return Ask(
             clean(text),
             user=held.member.memory,
             persona=persona,
             session=held.room.id,
             adapter=adapter,
+            sentiment=sentiment,
             history=[Turned(d.message, d.reply, d.risk, d.emotion, d.exchange) for d in history],
             remember=False,
             unseen=(without.exchange,) if without and without.exchange else (),

@@ -90,6 +90,10 @@ class CompletionRequest(_Body):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     user: Annotated[str, Field(max_length=256)] | None = None
+    sentiment: Annotated[
+        Annotated[str, Field(max_length=64)] | None,
+        Field(description="not OpenAI's: what a model trained on sentiments shall answer to; left out: predicted"),
+    ] = None
     unsupported: dict[str, Any] = Field(default_factory=dict, exclude=True)
 
     @classmethod

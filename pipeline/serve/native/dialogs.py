@@ -24,7 +24,11 @@ from pipeline.serve.talks import Answered
 router = APIRouter(tags=["dialogues"])
 
 Text = Annotated[str, Field(min_length=1, max_length=20_000, examples=["면접에서 떨어졌어. 나는 왜 이럴까?"])]
-SAYING = OWN | refusals("room_ended", "room_busy", "not_last", "no_character")
+Sentiment = Annotated[
+    Annotated[str, Field(max_length=64, examples=["이별"])] | None,
+    Field(description="what a model trained on sentiments shall answer to, see GET /api/sentiments; null: predicted"),
+]
+SAYING = OWN | refusals("room_ended", "room_busy", "not_last", "no_character", "no_sentiment")
 SAYING |= refusals("queue_exceeded", "pace_exceeded", "model_unavailable")
 EVENT = {
     "type": "object",
@@ -53,6 +57,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
     text: Text
     character: CharacterName | None = Field(None, description="for this reply only; null: the room's")
+    sentiment: Sentiment = None
 
 
 class Edited(BaseModel):
@@ -60,6 +65,7 @@ class Edited(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     text: Text | None = None
+    sentiment: Sentiment = None
 
 
 class Answer(BaseModel):
@@ -85,6 +91,7 @@ class AskTwo(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     text: Text
+    sentiment: Sentiment = None
 
 
 class Chosen(BaseModel):
@@ -118,25 +125,25 @@ def read(
 @router.post("/rooms/{room}/dialogs", status_code=201, responses=SAYING, response_model=Answer)
 async def send(room: Id, message: Message, who: Who, talks: TheTalks, request: Request) -> Answer | Response:
     """Say something and wait for the whole reply; going away gives it up."""
-    return await _whole(request, talks.send(who, room, message.text, message.character))
+    return await _whole(request, talks.send(who, room, message.text, message.character, message.sentiment))
 
 
 @router.post("/rooms/{room}/dialogs/stream", **EVENTS)
 async def stream(room: Id, message: Message, who: Who, talks: TheTalks, request: Request) -> Response:
     """Say something and read the reply as it comes; going away gives it up."""
-    return await _events(request, talks.send(who, room, message.text, message.character))
+    return await _events(request, talks.send(who, room, message.text, message.character, message.sentiment))
 
 
 @router.put("/dialogs/{dialog}", responses=SAYING, response_model=Answer)
 async def again(dialog: Id, edited: Edited, who: Who, talks: TheTalks, request: Request) -> Answer | Response:
     """Change the last message of a room, or have another reply to it."""
-    return await _whole(request, talks.again(who, dialog, edited.text))
+    return await _whole(request, talks.again(who, dialog, edited.text, edited.sentiment))
 
 
 @router.put("/dialogs/{dialog}/stream", **EVENTS)
 async def again_stream(dialog: Id, edited: Edited, who: Who, talks: TheTalks, request: Request) -> Response:
     """The same, as it comes."""
-    return await _events(request, talks.again(who, dialog, edited.text))
+    return await _events(request, talks.again(who, dialog, edited.text, edited.sentiment))
 
 
 @router.delete("/dialogs/{dialog}", status_code=204, responses=OWN | refusals("room_busy"))
@@ -165,7 +172,7 @@ def recalled(dialog: Id, who: Who, store: TheStore, talks: TheTalks) -> list[Rem
 @router.post("/rooms/{room}/choices", status_code=201, responses=SAYING, response_model=Two)
 async def offer(room: Id, message: AskTwo, who: Who, talks: TheTalks, request: Request) -> Two | Response:
     """Say something and get two replies; the exchange is kept once one was chosen."""
-    made = await while_read(request, talks.offer(who, room, message.text))
+    made = await while_read(request, talks.offer(who, room, message.text, message.sentiment))
     if made is None:
         return Response(status_code=499)
     if isinstance(made, Answered):

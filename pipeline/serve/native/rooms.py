@@ -42,6 +42,12 @@ def characters(who: Me, store: TheStore) -> list[Manner]:
     return store.rooms.characters()
 
 
+@router.get("/sentiments", responses=LOGGED_IN)
+def sentiments(who: Me, talks: TheTalks) -> list[str]:
+    """What a message can be given as its sentiment; none unless the model was trained to answer to one."""
+    return list(talks.counselor.sentiments.values) if talks.counselor.sentiments else []
+
+
 @router.post("/rooms", status_code=201, responses=refusals("no_character", "not_logged_in"))
 def start(wanted: NewRoom, who: Me, store: TheStore) -> Room:
     """Open a room."""
