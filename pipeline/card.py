@@ -26,9 +26,9 @@ def show_card(run: Run, recipe: Recipe, *, up_to_date: bool = False, browser: bo
     console.print(_stages(run, recipe))
     for line in _results(run):
         console.print(line, highlight=False)
-    if run.manifest("classify") and not run.manifest("eval"):
+    if (classified := run.manifest("classify")) and not run.manifest("eval"):
         console.print(f"report      {(run.stage('classify') / 'report.html').resolve()}", soft_wrap=True)
-        if run.manifest("classify")["metrics"]["answers"]:
+        if classified["metrics"]["answers"]:
             console.print(f"next        gonggam chat {run.folder}")
     if manifest := run.manifest("eval"):
         for sample in manifest["metrics"]["samples"]:

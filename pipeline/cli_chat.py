@@ -19,6 +19,7 @@ from pipeline.chat.resources import data
 if TYPE_CHECKING:
     from pipeline.chat.counselor import Counselor
     from pipeline.chat.reply import Reply
+    from pipeline.chat.streams import ReplyStream
 
 Where = Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")]
 User = Annotated[str, typer.Option(help="whose conversation this is; it is remembered under this name")]
@@ -126,7 +127,7 @@ class Talk:
             return False
         return bool(self.last and self.last.ended)
 
-    def _speak(self, stream: object) -> None:
+    def _speak(self, stream: ReplyStream) -> None:
         try:
             with self.console.status(self.words["thinking"]):
                 first = next(stream, "")
@@ -177,14 +178,14 @@ class Talk:
 
     def mood(self, _: str) -> None:
         """The emotion of every message of this session, as bars."""
-        turns = [turn for turn in self.bot.history(self.user) if turn.emotion]
-        if not turns:
+        felt = [turn.emotion for turn in self.bot.history(self.user) if turn.emotion]
+        if not felt:
             self._note(self.words["no_reply"])
             return
         table = Table.grid(padding=(0, 2))
-        for number, turn in enumerate(turns, 1):
-            bar = "█" * max(1, round(turn.emotion.score * 20))
-            table.add_row(f"[dim]{number}[/]", f"[magenta]{bar}[/]", turn.emotion.label, f"{turn.emotion.score:.0%}")
+        for number, emotion in enumerate(felt, 1):
+            bar = "█" * max(1, round(emotion.score * 20))
+            table.add_row(f"[dim]{number}[/]", f"[magenta]{bar}[/]", emotion.label, f"{emotion.score:.0%}")
         self.console.print(table)
 
     def forget(self, what: str) -> None:

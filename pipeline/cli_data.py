@@ -66,7 +66,7 @@ def _sources(files: list[str], reader: str | None, rows: list[str], weights: lis
 
     stems = [Path(file).stem for file in files]
     names = [stem if stems.count(stem) == 1 else file for stem, file in zip(stems, files, strict=True)]
-    sources = []
+    sources: list[dict[str, Any]] = []
     for file in files:
         own = file in READERS and not Path(file).exists()  # a reader's own data, such as the packaged sample
         sources.append({"reader": file} if own else {"reader": reader, "path": file})

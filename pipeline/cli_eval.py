@@ -6,7 +6,7 @@ import json
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ console = Console(soft_wrap=True, highlight=False)
 class _RunByDefault(TyperGroup):
     """``gonggam eval runs/demo`` means ``gonggam eval run runs/demo``."""
 
-    def resolve_command(self, ctx: typer.Context, args: list[str]) -> tuple:
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple:  # of a class that typer keeps to itself
         """Put `run` before arguments that name no command."""
         return super().resolve_command(ctx, args if args[0] in self.commands else ["run", *args])
 
@@ -143,6 +143,7 @@ def simulate(
     from eval.collect import check_simulate
     from eval.options import SimulateOptions
     from eval.run import add_section
+    from gonggam.blocks import Facts
     from pipeline import Counselor
     from pipeline.rehearse import rehearse
 
@@ -158,8 +159,8 @@ def simulate(
     if (Path(where) / "eval" / "raw" / "evaluation.json").is_file():
         add_section(Path(where) / "eval", section)
     for block in section.blocks:
-        if block.block == "facts":
-            console.print(", ".join(f"{name} {value}" for name, value in block.facts.items()))  # type: ignore[union-attr]
+        if isinstance(block, Facts):
+            console.print(", ".join(f"{name} {value}" for name, value in block.facts.items()))
     console.print(f"report: {folder / 'report.html'}")
 
 

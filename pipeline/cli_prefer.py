@@ -71,9 +71,12 @@ def prefer(
         options = TeacherOptions(base_url=teacher, model=model, api_key_env=api_key_env, **limits, **prices)
         asked = Teacher(options, out / "cache.jsonl")
     way = _Way(asked, load_prompts(chosen_prompt, rejected_prompt), policy, samples, judge, rubric, out)
-    if (data is None) == (service is None):
+    if service is not None and data is None:
+        splits = _chosen_by_users(service)
+    elif data is not None and service is None:
+        splits = by_split(data, rows, pairs=not (asked or policy))
+    else:
         raise UserError("no data", "name a folder or file, or a service with --from-service")
-    splits = _chosen_by_users(service) if service else by_split(data, rows, pairs=not (asked or policy))
     if dry_run:
         show_pairs("Dry run", way.plan([conversation for split in splits.values() for conversation in split]))
         return
@@ -156,19 +159,24 @@ class _Way:
         from data_prep.preferences import from_teacher
         from pipeline.prefer import sampler
 
+        teacher = self.teacher
+        assert teacher is not None  # else `build` does not ask
         sample = sampler(self.counselor, self.policy, self.out / "samples.jsonl") if self.policy else None
         say = (lambda prompt: sample(prompt, 1)[0]) if sample else None
-        return lambda talks, progress: from_teacher(talks, self.teacher, self.prompts, policy=say, progress=progress)
+        return lambda talks, progress: from_teacher(talks, teacher, self.prompts, policy=say, progress=progress)
 
     def _rank(self) -> Any:
-        from data_prep.preferences import from_samples, teacher_judge
+        from data_prep.preferences import Judge, from_samples, teacher_judge
         from pipeline.prefer import geval_judge, sampler
 
         verdicts = self.out / "verdicts.jsonl"
+        score: Judge
         if self.judge:  # a judge that cannot be used is told before the model is loaded
             score = geval_judge(self.judge, self.rubric, verdicts, lambda: self.counselor)
         else:
+            assert self.teacher is not None  # `__post_init__` has seen to it
             score = teacher_judge(self.teacher)
+        assert self.policy is not None  # else nothing is ranked
         sample = sampler(self.counselor, self.policy, self.out / "samples.jsonl")
         return lambda talks, progress: from_samples(talks, sample, score, n=self.samples, progress=progress)
 
@@ -177,6 +185,7 @@ class _Way:
         """The policy, loaded when it is first needed."""
         from pipeline import Counselor
 
+        assert self.policy is not None  # else it is not needed
         return Counselor.load(self.policy)
 
 

@@ -257,14 +257,14 @@ def merge(
 
 def sweep(recipe: File, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
     """Train every candidate of the recipe's sweep section, compare them, and name the winner."""
-    from pipeline.recipe import load_recipe
+    from pipeline.recipe import load_recipe, required
     from pipeline.train.sweep import sweep as work
     from pipeline.train.sweep_report import label, table
 
     loaded = load_recipe(recipe, overrides or [])
     found = work(recipe, overrides or [], runs, report=lambda line: console.print(line, markup=False))
     shown = Table(title=f"sweep {loaded.name}", title_justify="left")
-    rows = table(loaded.sweep, found)  # type: ignore[arg-type]
+    rows = table(required(loaded.sweep), found)
     for name in rows[0]:
         shown.add_column(name, justify="right", overflow="fold")
     for row in rows:

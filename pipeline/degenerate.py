@@ -67,7 +67,7 @@ def count_degenerate(
     for way, settings in zip(WAYS, (served, replace(served, temperature=0, repetition_penalty=1)), strict=True):
         answers = replies(backend, marked, settings)
         faults = [fault(a.text, a.usage.completion_tokens < settings.max_new_tokens) for a in answers]
-        counts = {name: faults.count(name) for name in FAULTS}
+        counts: dict[str, int] = {name: faults.count(name) for name in FAULTS}
         examples = {name: answers[faults.index(name)].text[:80] for name in FAULTS if counts[name]}
         found[way] = {"answers": len(answers), **counts, "examples": examples}
     return found

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from data_prep.answers import Answers, kept, key_of
+from gonggam.errors import UserError
 
 if TYPE_CHECKING:
     from data_prep.conversation import Conversation
@@ -57,9 +58,11 @@ def from_service(pairs: Iterable[Preferred]) -> list[Conversation]:
     masked = Privacy("mask")
     made = []
     for number, pair in enumerate(pairs):
-        said = [*pair.messages, {"role": "assistant", "content": pair.chosen}]
-        turns = tuple(Turn(message["role"], message["content"]) for message in said)
-        made.append(masked(Conversation(f"service-{number}", turns, "service", rejected=(pair.rejected,))))
+        said = [Turn("user" if m["role"] == "user" else "assistant", m["content"]) for m in pair.messages]
+        turns = (*said, Turn("assistant", pair.chosen))
+        safe = masked(Conversation(f"service-{number}", turns, "service", rejected=(pair.rejected,)))
+        if isinstance(safe, Conversation):
+            made.append(safe)
     return made
 
 
@@ -75,15 +78,20 @@ def geval_judge(judge: str, rubric: str, store: Path, load: Callable[[], Counsel
         load: only needed for ``local``.
 
     Raises:
-        UserError: there is no such judge or rubric, or steps are missing and the judge writes none.
+        UserError: there is no such judge or rubric, steps are missing and the judge writes none, or ``local`` has no
+            model in this process.
     """
     from eval import Answer, GEval, LocalJudge, load_judge, load_rubric
     from eval.http_judge import HttpJudge
     from eval.steps import freeze_steps
     from eval.store import Store
+    from pipeline.chat.local import TransformersBackend
 
+    who: LocalJudge | HttpJudge
     if judge == "local" and load is not None:
         backend = load().backend
+        if not isinstance(backend, TransformersBackend):
+            raise UserError("`local` needs a model in this process", "name another judge")
         who = LocalJudge(backend.model, backend.tokenizer, name=f"local:{Path(backend.name).name}")
     else:
         who = HttpJudge(load_judge(judge))

@@ -16,6 +16,7 @@ from pipeline.chat.sentiment import load_sentiments
 from pipeline.degenerate import count_degenerate, degenerate_section
 from pipeline.model import adapters_on, policies, using
 from pipeline.prompt import with_system
+from pipeline.recipe import required
 from pipeline.referees import judges_of
 from pipeline.rehearse import rehearse
 from pipeline.story import sections
@@ -41,7 +42,7 @@ def run_eval(context: Context) -> dict[str, Any]:
     Raises:
         UserError: nothing to evaluate, or a judge that cannot be had.
     """
-    options, makers = context.recipe.eval, pair_makers(context.prepared)
+    options, makers = required(context.recipe.eval), pair_makers(context.prepared)
     check_options(options, makers, context.recipe.model.base)
     items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.items)]
     perplexities, replies, degenerate, backend = _ask(context, items)
@@ -86,8 +87,8 @@ def _ask(
     chat, degenerate = context.recipe.chat or ChatOptions(), dict[str, Any]()
     sentiments = load_sentiments(context.run.folder, chat)
     found = policies(context.recipe, context.run)
-    perplexities, replies = dict.fromkeys(found, 0.0), {name: [] for name in found}
-    backend = None
+    perplexities, replies = dict.fromkeys(found, 0.0), {name: list[str]() for name in found}
+    backend: TransformersBackend | None = None
     for model in dict.fromkeys(one.model for one in reversed(found.values())):  # the base comes last
         if backend:
             backend.close()
@@ -98,12 +99,13 @@ def _ask(
             adapter = "none" if name == "base" else name
             replies[name] = _answers(context, backend, adapter, items)
             degenerate[name] = count_degenerate(backend, chat, context.system, adapter=adapter, sentiments=sentiments)
+    assert backend is not None  # there is always a base
     return perplexities, replies, {name: degenerate[name] for name in found}, backend
 
 
 def _talks(context: Context, backend: TransformersBackend) -> list[Section]:
     """The talks of simulated people with the run's counsellor, where the recipe wants them."""
-    if (options := context.recipe.eval.simulate) is None:
+    if (options := required(context.recipe.eval).simulate) is None:
         return []
     one_base = len({one.model for one in policies(context.recipe, context.run).values()}) == 1
     bot = Counselor.load(context.run.folder, **({"backend": backend} if one_base else {}))
@@ -128,7 +130,8 @@ def _logprobs(
 def _answers(context: Context, backend: TransformersBackend, adapter: str, items: Sequence[dict]) -> list[str]:
     """What one policy itself answers, without gate, memory or fallback; greedy, so that a rerun says the same."""
     chat = context.recipe.chat or ChatOptions()
-    settings = Settings.of(chat, max_new_tokens=context.recipe.eval.max_new_tokens, temperature=0, adapter=adapter)
+    longest = required(context.recipe.eval).max_new_tokens
+    settings = Settings.of(chat, max_new_tokens=longest, temperature=0, adapter=adapter)
     talks = [with_system(item["messages"], context.system) for item in items]
     return [reply.text for reply in replies(backend, talks, settings)]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import Recipe
+from pipeline.recipe import Recipe, required
 from pipeline.run import Run
 
 Progress = Callable[[int, int], None]
@@ -73,7 +73,9 @@ def tiny(context: Context) -> dict[str, Any]:
     from pipeline.train.tiny import run_tiny
 
     recipe = context.recipe
-    return run_tiny(recipe.tiny, context.prepared, context.folder, seed=recipe.seed, progress=context.progress)
+    return run_tiny(
+        required(recipe.tiny), context.prepared, context.folder, seed=recipe.seed, progress=context.progress
+    )
 
 
 def classify(context: Context) -> dict[str, Any]:
@@ -81,11 +83,11 @@ def classify(context: Context) -> dict[str, Any]:
     from pipeline.model import base_of, load_tokenizer
     from pipeline.train.classify import run_classify
 
-    recipe = context.recipe
-    named = recipe.classify.keys.base
+    recipe, section = context.recipe, required(context.recipe.classify)
+    named = section.keys.base
     base, settings = named or base_of(recipe, context.run), None if named else recipe.model
     return run_classify(
-        recipe.classify,
+        section,
         base,
         load_tokenizer(base, settings=settings),
         settings,
@@ -101,11 +103,11 @@ def style(context: Context) -> dict[str, Any]:
     from pipeline.model import base_of, load_tokenizer
     from pipeline.train.style import run_style
 
-    recipe = context.recipe
-    named = recipe.style.keys.base
+    recipe, section = context.recipe, required(context.recipe.style)
+    named = section.keys.base
     base, settings = named or base_of(recipe, context.run), None if named else recipe.model
     return run_style(
-        recipe.style,
+        section,
         base,
         load_tokenizer(base, settings=settings),
         settings,
@@ -122,11 +124,12 @@ def sft(context: Context) -> dict[str, Any]:
     from pipeline.train.shortage import with_plan
 
     recipe, base = context.recipe, base_of(context.recipe, context.run)
+    section = required(recipe.sft)
     tokenizer = load_tokenizer(base, settings=recipe.model)
     with with_plan(recipe, "sft", context.prepared, tokenizer=tokenizer, system=context.system):
         return run_sft(
-            recipe.sft,
-            load_model(base, settings=weights_to_train(recipe.sft, recipe.model)),
+            section,
+            load_model(base, settings=weights_to_train(section, recipe.model)),
             tokenizer,
             context.prepared,
             context.folder,
@@ -142,12 +145,12 @@ def dpo(context: Context) -> dict[str, Any]:
     from pipeline.train.dpo import run_dpo
     from pipeline.train.shortage import with_plan
 
-    recipe = context.recipe
-    start = policy(recipe, context.run, recipe.dpo.reference)
+    recipe, section = context.recipe, required(context.recipe.dpo)
+    start = policy(recipe, context.run, section.reference)
     tokenizer = load_tokenizer(start.model, settings=recipe.model)
     with with_plan(recipe, "dpo", context.prepared, tokenizer=tokenizer, system=context.system):
         return run_dpo(
-            recipe.dpo,
+            section,
             load_model(start.model, settings=recipe.model),
             tokenizer,
             start.adapter,
@@ -163,7 +166,7 @@ def memory(context: Context) -> dict[str, Any]:
     """The embedder and the index of human-written answers."""
     from pipeline.remember import run_memory
 
-    return run_memory(context.recipe.memory, context.prepared, context.folder, progress=context.progress)
+    return run_memory(required(context.recipe.memory), context.prepared, context.folder, progress=context.progress)
 
 
 def evaluate(context: Context) -> dict[str, Any]:

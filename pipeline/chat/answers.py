@@ -39,10 +39,10 @@ class HumanAnswers:
         # Only answers to a first message: later ones speak of what their own conversation had told before.
         hits = self.knowledge.search(said, k=_TRIES) if self.knowledge and not grave else []
         near = [hit for hit in hits if hit.cosine >= options.min_cosine and not hit.meta.get("turn")]
-        near = [hit.answer for hit in near if not (sure and opposite(feeling.label, hit.meta.get("emotion")))]
-        for answer in near:
-            if answer not in before:
-                return answer, "knowledge"
+        for hit in near:
+            hurts = sure and opposite(feeling.label, hit.meta.get("emotion"))
+            if not hurts and hit.answer not in before:
+                return hit.answer, "knowledge"
         words = [*(texts["fallback_by_feeling"].get(feeling.label, ()) if sure else ()), *texts["fallback"]]
         return next((text for text in words if text not in before), words[0]), "notice"
 

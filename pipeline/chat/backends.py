@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Event
 from typing import Any, Protocol
@@ -98,7 +98,7 @@ class PieceStream(Protocol):
 
     usage: Usage
 
-    def __iter__(self) -> Iterator[Piece]: ...
+    def __iter__(self) -> Generator[Piece, None, None]: ...
     def close(self) -> None:
         """Give up: the model stops working on this reply."""
 
@@ -112,7 +112,7 @@ class Backend(Protocol):
     adapters: tuple[str, ...]
     """Names that `Settings.adapter` may have besides ``none``."""
 
-    def stream(self, requests: Sequence[Request]) -> list[PieceStream]:
+    def stream(self, requests: Sequence[Request]) -> Sequence[PieceStream]:
         """Begin replies to all requests at once; they are worked on together where the backend can."""
 
     def count(self, messages: Sequence[Message]) -> int:

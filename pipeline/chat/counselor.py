@@ -12,12 +12,12 @@ cancelled or fails leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import date
 from threading import Event
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from gonggam.errors import UserError
 from pipeline.chat import safety
@@ -35,7 +35,7 @@ from pipeline.chat.sentiment import Sentiments
 from pipeline.chat.session import Session, Sessions, Turned, exchanges
 from pipeline.chat.speak import Speaker, Spoken, rewritten
 from pipeline.chat.streams import AsyncReplyStream, ReplyStream
-from pipeline.chat.turn import Ask, Turn, clean, waves
+from pipeline.chat.turn import Ask, Turn, Who, clean, waves
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -137,7 +137,7 @@ class Counselor:
             pass
         return stream.reply
 
-    def stream(self, text: str | Ask, **who: str | None) -> ReplyStream:
+    def stream(self, text: str | Ask, **who: Unpack[Who]) -> ReplyStream:
         """As `reply`, but piece by piece."""
         cancelled = Event()
         ask = text if isinstance(text, Ask) else Ask(text, **who)
@@ -150,14 +150,14 @@ class Counselor:
             replies.update(zip(wave, self._together(list(wave.values())), strict=True))
         return [replies[place] for place in range(len(asks))]
 
-    async def areply(self, text: str, **who: str | None) -> Reply:
+    async def areply(self, text: str, **who: Unpack[Who]) -> Reply:
         """`reply` for asynchronous code; cancelling the task stops the model."""
         stream = self.astream(text, **who)
         async for _ in stream:
             pass
         return stream.reply
 
-    def astream(self, text: str, **who: str | None) -> AsyncReplyStream:
+    def astream(self, text: str, **who: Unpack[Who]) -> AsyncReplyStream:
         """`stream` for asynchronous code."""
         return AsyncReplyStream(self.stream(text, **who))
 
@@ -208,7 +208,7 @@ class Counselor:
             self.memory.close()
         self.backend.close()
 
-    def _steps(self, ask: Ask, cancelled: Event) -> Iterator[str]:
+    def _steps(self, ask: Ask, cancelled: Event) -> Generator[str, None, Reply | None]:
         """Yield the reply's pieces; the generator's value is the `Reply`, None if it was cancelled."""
         session = self._session(ask)
         with self._holding(session):
@@ -221,8 +221,8 @@ class Counselor:
             for session in sorted(found, key=id):  # one order for all: no two wait in a ring
                 held.enter_context(self._holding(session))
             turns = [self._prepare(ask, session) for ask, session in zip(asks, found, strict=True)]
-            asking = [turn for turn in turns if turn.request]
-            begun = dict(zip(map(id, asking), self.backend.stream([turn.request for turn in asking]), strict=True))
+            asking = {id(turn): turn.request for turn in turns if turn.request}
+            begun = dict(zip(asking, self.backend.stream(list(asking.values())), strict=True))
             streams = []
             for turn in turns:
                 cancelled = Event()
@@ -245,18 +245,21 @@ class Counselor:
             self._composer.compose(turn)
         return turn
 
-    def _say(self, turn: Turn, cancelled: Event, begun: PieceStream | None = None) -> Iterator[str]:
+    def _say(
+        self, turn: Turn, cancelled: Event, begun: PieceStream | None = None
+    ) -> Generator[str, None, Reply | None]:
         """Yield the pieces of a prepared turn, then remember the exchange."""
         if turn.fixed:
             text, source = turn.fixed
             yield text
             spoken = Spoken(text, source, Usage())
         else:
+            assert turn.request is not None  # composed wherever no words are fixed
             asked, grave = turn.request, "earlier_high" in turn.risk.reasons
             steps = self._speaker.speak(asked.messages, turn.text, asked.settings, cancelled, begun, grave=grave)
-            if self.convert and turn.persona.instruction:
+            if (convert := self.convert) and turn.persona.instruction:
                 limit = self.options.gate.max_repetition
-                steps = rewritten(steps, lambda text: self.convert(text, turn.persona), limit)
+                steps = rewritten(steps, lambda text: convert(text, turn.persona), limit)
             spoken = yield from steps
             if cancelled.is_set():
                 return None

@@ -86,6 +86,7 @@ class Running:
         """One more token for every row; none for rows that end with it."""
         import torch
 
+        assert self._cache is not None  # there is one as long as there are rows
         length = self._cache.get_seq_length()
         feed = torch.tensor([[row.ids[-1]] for row in self.rows], device=self._device)
         mask = torch.tensor([[0] * (length - row.cached) + [1] * (row.cached + 1) for row in self.rows])
@@ -170,7 +171,8 @@ def _choose(rows: Sequence[Row], logits: torch.Tensor, unsaid: int | None) -> tu
     import torch
     from transformers import RepetitionPenaltyLogitsProcessor
 
-    scores, chosen, alike = logits.clone(), [torch.empty(0)] * len(rows), {}
+    scores, chosen = logits.clone(), [torch.empty(0)] * len(rows)
+    alike: dict[tuple[float, int, float], list[int]] = {}
     if unsaid is not None:
         scores[:, unsaid] = float("-inf")
     for place, row in enumerate(rows):

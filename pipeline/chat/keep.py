@@ -70,7 +70,11 @@ class Keeper:
 
 
 def _meta(turn: Turned) -> dict[str, Any]:
-    found = {"risk": turn.risk if turn.risk != "none" else None, "kind": turn.kind, "standing": turn.standing}
+    found: dict[str, Any] = {
+        "risk": turn.risk if turn.risk != "none" else None,
+        "kind": turn.kind,
+        "standing": turn.standing,
+    }
     if turn.emotion:
         found |= {"emotion": turn.emotion.label, "emotion_score": turn.emotion.score}
     return {name: value for name, value in found.items() if value is not None}

@@ -47,17 +47,20 @@ def load(
         raise UserError("no run folder", f"it should hold {LOCK}", file=folder)
     recipe = _recipe(folder) if not (served and run is None) and (folder / LOCK).is_file() else None
     options = _options(recipe, changes)
+    model: Backend
+    floor: float | None = None
+    system = options.system
     if served:
-        backend, floor, system = _server(where, options), None, options.system
+        model = _server(where, options)
     elif recipe and run is None:
-        backend, floor, system = _of_run(recipe, folder, options, backend)
+        model, floor, system = _of_run(recipe, folder, options, backend)
     else:
-        backend, floor, system = _plain(where, options, recipe), None, options.system
+        model = _plain(where, options, recipe)
     memory, knowledge = load_memory(recipe, folder) if recipe else (None, None)
     if isinstance(options.gate.min_logprob, float | int):
         floor = options.gate.min_logprob
     return cls(
-        backend,
+        model,
         options,
         system=system_prompt(system),
         memory=memory,
@@ -159,9 +162,8 @@ def _trained(
     backend = backend or load_local(model, adapters=adapters_on(model, found), settings=recipe.model)
     for stage in done:
         check_parity(folder / stage, backend.tokenizer)
-    measured = [
-        (state.manifest(stage) or {}).get("metrics", {}).get("reply_logprob_p01") for stage in (used, "sft") if used
-    ]
+    stages = (used, "sft") if used else ()
+    measured = [(state.manifest(stage) or {}).get("metrics", {}).get("reply_logprob_p01") for stage in stages]
     floor = next((value for value in measured if value is not None), None)
     return backend, max(floor, LEAST) if floor is not None and math.isfinite(floor) else None
 

@@ -114,10 +114,10 @@ def _with_adapters(model: PreTrainedModel, adapters: Mapping[str, str | Path | N
     """The model with every adapter loaded under its name."""
     from peft import PeftModel
 
-    for folder in filter(None, adapters.values()):
-        if not Path(folder, "adapter_config.json").is_file():
-            raise UserError("no adapter here", "train it first: gonggam run", file=folder)
-        check_identity(model, Path(folder))
+    for place in [Path(folder) for folder in adapters.values() if folder]:
+        if not (place / "adapter_config.json").is_file():
+            raise UserError("no adapter here", "train it first: gonggam run", file=place)
+        check_identity(model, place)
     for name, folder in adapters.items():
         if folder is None:
             continue

@@ -175,17 +175,17 @@ def main(picture: Path | None = None) -> None:
     print(f"\ncalm texts called high: {found.calm[0]} of {found.calm[1]}")
     for name in ("crisis_fresh.tsv", "crisis_blind.tsv"):
         _print_lines(name)
-    rows, table = emotion_rows(), len(read_tsv(SAMPLES / "emotion.tsv"))
-    talks = table + len(dialogues())
+    rows, lines = emotion_rows(), len(read_tsv(SAMPLES / "emotion.tsv"))
+    talks = lines + len(dialogues())
     true, told = [label for _, label in rows], emotion_out_of_fold(rows)
     for name, part in (
-        ("emotion.tsv", slice(table)),
-        ("first messages of dialogues", slice(table, talks)),
+        ("emotion.tsv", slice(lines)),
+        ("first messages of dialogues", slice(lines, talks)),
         ("short talk", slice(talks, None)),
     ):
         print(f"emotion macro-F1 on {name}, out of fold: {f1_score(true[part], told[part], average='macro'):.3f}")
     if picture:
-        confusion_picture(true[:table], told[:table], picture)
+        confusion_picture(true[:lines], told[:lines], picture)
 
 
 def _print_lines(name: str) -> None:

@@ -28,9 +28,9 @@ def main() -> None:
         for way, wrong in _given([talk for place, talk in enumerate(talks) if place % FOLDS != fold], held_out):
             found[way][0] += 1
             found[way][1] += wrong
-    for way, (given, wrong) in found.items():
+    for way, (given, hurtful) in found.items():
         print(f"{way}: {given} of {len(talks)} first messages answered by people,", end=" ")
-        print(f"{wrong} ({wrong / given:.3f}) of them with an answer to the opposite feeling")
+        print(f"{hurtful} ({hurtful / given:.3f}) of them with an answer to the opposite feeling")
 
 
 def _given(known: Sequence[dict[str, Any]], held_out: Sequence[dict[str, Any]]) -> Iterator[tuple[str, bool]]:

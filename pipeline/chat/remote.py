@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gonggam.errors import UserError
@@ -29,7 +29,7 @@ class RemoteStream:
     def __init__(self, backend: OpenAIBackend, request: Request) -> None:
         self.request, self.usage, self._backend = request, Usage(), backend
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Generator[Piece, None, None]:
         tokens = 0
         with (
             _telling(self._backend),

@@ -7,6 +7,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Kind, Risk, Standing, fixed_text
@@ -119,15 +120,13 @@ class Sessions:
             return [name for owner, name in self._sessions if owner == user]
 
 
-def exchanges(messages: Sequence[Mapping[str, str] | Turned]) -> list[Turned]:
+def exchanges(messages: Sequence[Mapping[str, Any] | Turned]) -> list[Turned]:
     """Each user message with the reply that follows it; messages of other roles are left out.
 
     Where a message comes without its risk, fixed words of high risk that answered it tell it.
     """
-    if messages and isinstance(messages[0], Turned):
-        return list(messages)
-    turns = [m for m in messages if m["role"] in ("user", "assistant")]
-    return [
+    turns = [m for m in messages if not isinstance(m, Turned) and m["role"] in ("user", "assistant")]
+    return [m for m in messages if isinstance(m, Turned)] or [
         Turned(a["content"], b["content"], a.get("risk") or ("high" if any(fixed_text(b["content"])) else "none"))
         for a, b in pairwise(turns)
         if (a["role"], b["role"]) == ("user", "assistant")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
+from typing import TypeVar
 
 from pipeline.chat import gate
 from pipeline.chat.backends import Backend, Message, PieceStream, Request, Settings, Usage
@@ -13,9 +14,10 @@ from pipeline.chat.options import GateOptions
 from pipeline.chat.reply import Source
 from pipeline.chat.reviewed import Picked, PickedStream
 from pipeline.chat.safety import check_output
-from pipeline.chat.streams import ReplyStream
 
 logger = logging.getLogger("gonggam.chat")
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,15 @@ class Speaker:
         begun: PieceStream | None = None,
         *,
         grave: bool = False,
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, Spoken]:
         """Yield passed sentences; the generator's value is a `Spoken`.
 
         Args:
             begun: a stream that is under way for the first attempt (see `Counselor.reply_many`).
             grave: whether a danger was told before.
         """
-        usage, reasons = Usage(), ()
+        usage = Usage()
+        reasons: tuple[str, ...] = ()
         for attempt in range(1 + self.options.retries):
             tried = replace(settings, seed=None if settings.seed is None else settings.seed + attempt)
             stream = begun or self.backend.stream([Request(messages, tried, said=said)])[0]
@@ -82,9 +85,10 @@ class Speaker:
 
     def _passed(
         self, stream: PieceStream, messages: Sequence[Message], said: str, settings: Settings, cancelled: Event
-    ) -> Iterator[str]:
+    ) -> Generator[str, None, tuple[str, tuple[str, ...]]]:
         """Yield sentences as they pass; the value is the text let out and why it ended early."""
-        text, out, logprob, tokens, stopped = "", "", 0.0, 0, False
+        text, out, tokens, stopped = "", "", 0, False
+        logprob: float | None = 0.0
         pieces = iter(stream)
         try:
             for piece in pieces:
@@ -146,23 +150,31 @@ class Speaker:
         return verdict.reasons
 
 
-def _as_reviewed(picked: Picked) -> Iterator[str]:
+def _as_reviewed(picked: Picked) -> Generator[str, None, Spoken]:
     """What people wrote and reviewed passes no gate made for models."""
     yield picked.text
     return Spoken(picked.text, picked.source, Usage(), () if picked.sure else ("unsure",), picked)
 
 
-def rewritten(steps: Iterator[str], rewrite: Callable[[str], str], max_repetition: float) -> Iterator[str]:
+def rewritten(
+    steps: Generator[str, None, Spoken], rewrite: Callable[[str], str], max_repetition: float
+) -> Generator[str, None, Spoken]:
     """`Speaker.speak` with the whole reply rewritten; it stays as it was where that is unsafe or runs in circles."""
-    stream = ReplyStream(steps, Event())
-    for _ in stream:
-        pass
-    spoken = stream.reply
+    spoken = _exhausted(steps)
     text = rewrite(spoken.text)
     if check_output(text) or gate.repetition(text) > max_repetition:
         text = spoken.text
     yield text
     return replace(spoken, text=text)
+
+
+def _exhausted(steps: Generator[str, None, T]) -> T:
+    """A generator's value; what it yields is passed over."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
 
 
 def relevance(backend: Backend, messages: Sequence[Message], reply: str, adapter: str | None) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from threading import Event
 
 from gonggam.errors import UserError
@@ -16,8 +16,9 @@ class ReplyStream(Iterator[str]):
     nothing of the exchange is kept.
     """
 
-    def __init__(self, steps: Iterator[str], cancelled: Event) -> None:
-        self._steps, self._cancelled, self._reply = steps, cancelled, None
+    def __init__(self, steps: Generator[str, None, Reply | None], cancelled: Event) -> None:
+        self._steps, self._cancelled = steps, cancelled
+        self._reply: Reply | None = None
 
     def __next__(self) -> str:
         try:

@@ -7,6 +7,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from pipeline.chat import safety
 from pipeline.chat.backends import Message, Request
@@ -36,6 +37,16 @@ class Sampling:
     top_p: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+
+
+class Who(TypedDict, total=False):
+    """Who asks and how, as in `Counselor.reply`."""
+
+    user: str | None
+    persona: str | None
+    session: str | None
+    adapter: str | None
+    sentiment: str | None
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from pipeline.chat.backends import BackendError, Piece, Request, Usage
 from pipeline.chat.decode import Row, Running, Step
@@ -27,11 +27,12 @@ class LocalStream:
     def __init__(self, request: Request, row: Row, tokenizer: PreTrainedTokenizerBase) -> None:
         self.request, self.row, self.usage = request, row, Usage(prompt_tokens=len(row.prompt))
         self.cached_tokens = 0
-        self._tokenizer, self._queue, self._finished = tokenizer, queue.SimpleQueue(), False
+        self._tokenizer, self._finished = tokenizer, False
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._ready: list[object] = []
         self._handed_at = 0.0
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Generator[Piece, None, None]:
         ids: list[int] = []
         shown, logprob, tokens = "", 0.0, 0
         try:

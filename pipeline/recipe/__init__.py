@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.recipe.find import find_recipe, list_recipes
-from pipeline.recipe.load import Recipe, check_stage, load_recipe
+from pipeline.recipe.load import Recipe, check_stage, load_recipe, required
 from pipeline.recipe.schema import recipe_schema
 from pipeline.recipe.sections import STAGES, DpoSection, ModelOptions, SftSection, TinyOptions
 
@@ -19,4 +19,5 @@ __all__ = [
     "list_recipes",
     "load_recipe",
     "recipe_schema",
+    "required",
 ]

@@ -94,11 +94,11 @@ def _cross_errors(source: Source) -> Iterator[UserError]:
         if name in stages and not (base or own or "tiny" in stages):
             hint = f"write `model: {{base: ...}}`, or `tiny: {{architecture: {shape}}}` to build a small one"
             yield _error(source, (name,), f"{name} has neither a base nor a tiny one", hint)
-    dpo = data.get("dpo")
-    if isinstance(dpo, dict) and dpo.get("reference") == "sft" and "sft" not in stages:
+    dpo = data["dpo"] if isinstance(data.get("dpo"), dict) else {}
+    if dpo.get("reference") == "sft" and "sft" not in stages:
         hint = "add an sft section or write reference: base"
         yield _error(source, ("dpo", "reference"), "dpo.reference is sft, but there is no sft section", hint)
-    goes_on = isinstance(dpo, dict) and "sft" in stages and dpo.get("reference") != "base"
+    goes_on = "sft" in stages and dpo.get("reference") != "base"
     whole = isinstance(data.get("sft"), dict) and data["sft"].get("lora", {}) is None
     if whole and isinstance(data.get("model"), dict) and data["model"].get("quantization", "none") != "none":
         hint = "write quantization: none, or train an adapter (lora: {r: 16})"

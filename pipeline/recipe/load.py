@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -23,6 +23,7 @@ from pipeline.recipe.sections import (
     MergeOptions,
     ModelOptions,
     SftSection,
+    SweepOptions,
     TinyOptions,
 )
 from pipeline.recipe.source import COMMAND_LINE, Origin, Source, apply_override, read_source
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from rag.options import MemoryOptions
 
 DEFAULT_SEED = 42
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Recipe:
     eval: EvalOptions | None = None
     classify: KeyedSection | None = None
     style: KeyedSection | None = None
-    sweep: BaseModel | None = None
+    sweep: SweepOptions | None = None
     merge: MergeOptions | None = None
     serve: ServeOptions | None = None
     overrides: tuple[str, ...] = field(default=(), compare=False)
@@ -94,6 +96,12 @@ class Recipe:
         from pipeline.recipe.lock import write_lock
 
         write_lock(self, Path(path), data_hashes, command)
+
+
+def required(section: T | None) -> T:
+    """A section that must be there: a stage runs only where its own is."""
+    assert section is not None
+    return section
 
 
 def load_recipe(file: str | Path, overrides: Sequence[str] = ()) -> Recipe:

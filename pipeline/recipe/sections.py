@@ -277,10 +277,11 @@ def _keyed(name: str) -> type[BaseModel]:
     owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
     lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
     described = Field(None, description="keys of peft's LoraConfig; null: train all weights")
-    own: dict[str, Any] = {key: (field.annotation, field) for key, field in KEYED[name].model_fields.items()}
+    fields = {key: (field.annotation, field) for key, field in KEYED[name].model_fields.items()}
+    own: dict[str, Any] = {"lora": (lora | None, described), **fields}
     base = upstream.model_of(upstream.TRAINING, frozenset(owned))
     title, doc = f"{name.title()}Options", KEYED[name].__doc__
-    return create_model(title, __base__=base, __doc__=doc, lora=(lora | None, described), **own)
+    return create_model(title, __base__=base, __doc__=doc, **own)
 
 
 @cache

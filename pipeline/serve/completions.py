@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Annotated, Any, TypeVar
@@ -164,7 +164,7 @@ def _remembered(ask: Ask, wanted: CompletionRequest, caller: Caller, state: Stat
         return ask
     written = memory.for_user(ask.user).recent(len(ask.history), session=ask.session)
     ids = {past.user: past.id for past in written}
-    return replace(ask, history=[replace(turn, exchange=ids.get(clean(turn.user))) for turn in ask.history])
+    return replace(ask, history=[replace(turn, exchange=ids.get(clean(turn.user))) for turn in exchanges(ask.history)])
 
 
 async def _begun(pieces: AsyncIterator[str | Reply]) -> str | Reply:
@@ -173,7 +173,7 @@ async def _begun(pieces: AsyncIterator[str | Reply]) -> str | Reply:
 
 
 async def _events(
-    answer: Answer, first: str | Reply, pieces: AsyncIterator[str | Reply], *, include_usage: bool
+    answer: Answer, first: str | Reply, pieces: AsyncGenerator[str | Reply, None], *, include_usage: bool
 ) -> AsyncIterator[str]:
     try:
         yield answer.begin()

@@ -97,7 +97,8 @@ def add_handlers(app: FastAPI) -> None:
         headers = getattr(error, "headers", None) or {}
         return JSONResponse(body, found.status, {**headers, **found.headers})
 
-    def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)  # Starlette's type knows no narrower handlers
         problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
         if not request.url.path.startswith("/v1/"):
             return JSONResponse({"detail": problems}, 422)

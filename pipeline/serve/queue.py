@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.chat.counselor import Counselor
@@ -54,7 +54,7 @@ class ReplyQueue:
         """Whether the next request would be refused."""
         return self.running >= self.parallel and self.waiting >= self.limit
 
-    async def stream(self, ask: Ask, owner: str) -> AsyncIterator[str | Reply]:
+    async def stream(self, ask: Ask, owner: str) -> AsyncGenerator[str | Reply, None]:
         """Yield the reply's pieces, and last the `Reply` itself; leaving early makes the model stop.
 
         Args:
@@ -67,10 +67,12 @@ class ReplyQueue:
         """
         began = time.monotonic()
         await self._enter(owner)
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
         stream = self.counselor.stream(ask)
 
         def pump() -> None:
+            last: Reply | Exception
             try:
                 for piece in stream:
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
@@ -101,9 +103,7 @@ class ReplyQueue:
 
     async def reply(self, ask: Ask, owner: str) -> Reply:
         """The whole reply; raises as `stream`."""
-        async for item in self.stream(ask, owner):
-            last = item
-        return last
+        return [item async for item in self.stream(ask, owner) if isinstance(item, Reply)][-1]
 
     async def close(self) -> None:
         """Wait for running replies; requests that still wait are refused."""

@@ -8,10 +8,11 @@ import os
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
@@ -125,7 +126,7 @@ def worker(plan: Plan) -> FastAPI:
         sys.exit(STARTUP_FAILURE)
 
 
-def _config(app: object, settings: ServeOptions, *, factory: bool = False) -> uvicorn.Config:
+def _config(app: Callable[..., Any], settings: ServeOptions, *, factory: bool = False) -> uvicorn.Config:
     """Uvicorn's access log stays off: it writes queries down; `pipeline.serve.guard.Watch` writes a line of its own."""
     return uvicorn.Config(
         app,

@@ -89,9 +89,10 @@ class Talks:
         """
         old = await self._dialog(member, dialog)
         async with self._holding(member, old.room) as held:
-            *history, last = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, old.room) or [None]
-            if last is None or last.id != dialog:
+            dialogs = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, old.room)
+            if not dialogs or dialogs[-1].id != dialog:
                 raise Refused("not_last")
+            *history, last = dialogs
             said = last.message if text is None else text
             ask = self._ask(held, said, history, last.character, sentiment=sentiment, without=last)
             async for item in self._answer(held, ask, replaces=last):

@@ -135,7 +135,7 @@ class Answer:
 
     def whole(self, reply: Reply) -> dict[str, Any]:
         """A ``chat.completion``."""
-        message = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
+        message: dict[str, Any] = {"role": "assistant", "content": reply.text, "refusal": None, "annotations": []}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(reply)}
         more = {"usage": usage(reply), "gonggam": extras(reply)}
         return {**self.head, "object": "chat.completion", "choices": [choice], "system_fingerprint": None, **more}

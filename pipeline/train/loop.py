@@ -36,6 +36,9 @@ class Interrupted(SystemExit):
 class Named(Trainer):
     """A trainer that knows the rows each recent loss came from: its data has a column ``names``, for DPO ``pairs``."""
 
+    data_collator: Any
+    _signature_columns: list[str] | None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.data_collator = _WithNames(self.data_collator)

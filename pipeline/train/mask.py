@@ -130,8 +130,8 @@ def _span(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str, reply: str
             "(what stands before a reply changes when the reply follows), so no exact mask can be made",
             "set model.chat_template to one that keeps them",
         )
-    for stop in _ends(tokenizer):
-        end = text.find(stop, len(prefix)) if stop else -1
+    for stop in filter(None, _ends(tokenizer)):
+        end = text.find(stop, len(prefix))
         if end >= 0 and text[len(prefix) : end].strip() == reply:
             return len(prefix), end + len(stop)
     raise UserError(

@@ -64,7 +64,7 @@ def merge(
     model = PeftModel.from_pretrained(whole, adapter) if adapter else whole
     wanted = _logits(model, prompts)
     with publishing(out) as aside:
-        (model.merge_and_unload() if adapter else model).save_pretrained(aside)
+        (model.merge_and_unload() if adapter else model).save_pretrained(str(aside))
         tokenizer.save_pretrained(aside)
         del model, whole
         difference = _difference(wanted, _logits(load_model(str(aside), settings=_plain(settings, dtype)), prompts))

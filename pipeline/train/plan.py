@@ -14,7 +14,7 @@ import yaml
 from transformers import AutoConfig
 
 from gonggam.errors import UserError
-from pipeline.recipe import Recipe, upstream
+from pipeline.recipe import Recipe, required, upstream
 from pipeline.train.attend import cannot_keep_apart
 from pipeline.train.plan_data import Batches, Rows, dpo_lengths, loose, packed, padded, sft_lengths, twice
 from pipeline.train.plan_machine import Gpu, known
@@ -196,13 +196,14 @@ class Planner:
 
     def options(self, name: str, gpu: Gpu) -> Options:
         """The recipe's settings for a stage, with TRL's defaults and what the engine chooses for this machine."""
-        given, settings = getattr(self.recipe, name).arguments, self.recipe.model
+        section, settings = getattr(self.recipe, name), self.recipe.model
+        given = section.arguments
         defaults = upstream.model_of(upstream.SFT if name == "sft" else upstream.DPO).model_fields
         values = {key: given.get(key, field.default) for key, field in defaults.items()}
         on_gpu = gpu.name != "cpu"
         again = [given.get(key) for key in ("activation_checkpointing", "gradient_checkpointing")]
         half = torch.bfloat16 if gpu.bf16 else torch.float16
-        whole = name == "sft" and self.recipe.sft.lora is None
+        whole = name == "sft" and section.lora is None
         auto = half if on_gpu and not whole else torch.float32
         return Options(
             batch=values["per_device_train_batch_size"],
@@ -253,8 +254,7 @@ class Planner:
 
     def _shape(self, name: str) -> Shape:
         if name not in self._shapes:
-            section = getattr(self.recipe, name)
-            lora = self.recipe.sft.lora if self._goes_on(name) else section.lora
+            lora = getattr(self.recipe, "sft" if self._goes_on(name) else name).lora
             try:
                 self._shapes[name] = Shape(self.config, lora, self.recipe.model.attn_implementation)
             except ValueError as error:
@@ -263,8 +263,8 @@ class Planner:
 
     def _goes_on(self, name: str) -> bool:
         """Whether a stage trains the adapter of the one before it."""
-        recipe = self.recipe
-        return name == "dpo" and recipe.dpo.reference == "sft" and recipe.sft.lora is not None
+        sft, dpo = self.recipe.sft, self.recipe.dpo
+        return name == "dpo" and bool(sft and dpo and dpo.reference == "sft" and sft.lora is not None)
 
 
 def _savings(plan: StagePlan) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -289,15 +289,17 @@ def _savings(plan: StagePlan) -> Iterator[tuple[str, dict[str, Any]]]:
 def _config(recipe: Recipe, config: str | None) -> tuple[PretrainedConfig, bool]:
     """The shape of the base model, and whether it is the one that stands in shapes.yaml."""
     settings = recipe.model
-    if not (config or settings.base):
-        return tiny_config(recipe.tiny, recipe.tiny.vocab_size), False
+    wanted = config or settings.base
+    if not wanted:
+        tiny = required(recipe.tiny)
+        return tiny_config(tiny, tiny.vocab_size), False
     options = {} if config else {"revision": settings.revision or "main"}
     try:
-        return config_of(config or settings.base, trust_remote_code=settings.trust_remote_code, **options), False
+        return config_of(wanted, trust_remote_code=settings.trust_remote_code, **options), False
     except UserError:
-        if config or settings.base not in known_shapes():
+        if config or wanted not in known_shapes():
             raise
-        return AutoConfig.for_model(**known_shapes()[settings.base]), True
+        return AutoConfig.for_model(**known_shapes()[wanted]), True
 
 
 @cache

@@ -41,6 +41,8 @@ class ReplyTrainer(Named, SFTTrainer):
     What it leaves out is the head at positions without a label, and the entropy and accuracy that TRL logs.
     """
 
+    model_accepts_loss_kwargs: bool
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Whatever the model's own loss takes, ours divides by the supervised tokens of the whole optimiser step.

@@ -67,7 +67,8 @@ def candidates(file: str | Path, overrides: Sequence[str], asked: Iterable[dict[
     Raises:
         UserErrors: all that is wrong with any of them.
     """
-    found, errors = [], {}
+    found: list[Candidate] = []
+    errors: dict[str, UserError] = {}
     for values in asked:
         name = candidate_name(values)
         given = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
@@ -198,7 +199,7 @@ def _options(recipe: Recipe) -> SweepOptions:
     if recipe.sweep is None:
         hint = "write sweep: {grid: {sft.lora.r: [8, 16]}, criterion: sft.validation_perplexity.after, mode: min}"
         raise UserError("the recipe has no sweep section", hint, file=recipe.file)
-    return recipe.sweep  # type: ignore[return-value]
+    return recipe.sweep
 
 
 def _covers(section: str, key: str) -> bool:

@@ -29,11 +29,12 @@ def answer(candidate: Candidate, run: Run, options: SweepOptions, stages: Sequen
 
     A model that cannot be loaded leaves no answers and says so in ``candidate.fault``; its score stands.
     """
-    stage = next((name for name in ("dpo", "sft") if name in stages and run.manifest(name)), None)
-    if stage is None:
+    done = [(name, left) for name in ("dpo", "sft") if name in stages and (left := run.manifest(name))]
+    if not done:
         return
+    stage, manifest = done[0]
     prompts, file = prompts_of(options), run.folder / "answers.json"
-    made = fingerprint(run.manifest(stage)["fingerprint"], prompts, options.max_new_tokens)  # type: ignore[index]
+    made = fingerprint(manifest["fingerprint"], prompts, options.max_new_tokens)
     if file.is_file() and (kept := read_json(file))["fingerprint"] == made:
         candidate.answers = kept["answers"]
         return

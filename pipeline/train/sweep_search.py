@@ -63,8 +63,7 @@ class Optuna:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=options.parallel > 1)
-        direction = "maximize" if options.mode == "max" else "minimize"
-        self.study = optuna.create_study(sampler=sampler, direction=direction)
+        self.study = optuna.create_study(sampler=sampler, direction="maximize" if options.mode == "max" else "minimize")
         self.options, self.left = options, options.trials or TRIALS
         self.asked: list[Trial] = []
 

@@ -192,7 +192,7 @@ def _answer(made: Answered) -> Answer:
 
 async def _whole(request: Request, pieces: AsyncGenerator[str | Answered, None]) -> Answer | Response:
     async def last() -> Answered:
-        return [item async for item in pieces][-1]
+        return [item async for item in pieces if isinstance(item, Answered)][-1]
 
     made = await while_read(request, last())
     return Response(status_code=499) if made is None else _answer(made)

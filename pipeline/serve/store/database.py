@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, CursorResult, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import UpdateBase
 
 from gonggam.errors import UserError
 from gonggam.files import friendly_os_errors
@@ -146,3 +147,10 @@ def _begin_sqlite(connection: Connection) -> None:
         if pace := options.get("writes"):
             connection.exec_driver_sql(f"PRAGMA synchronous = {pace}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if pace else "BEGIN")
+
+
+def affected(session: Session, change: UpdateBase) -> int:
+    """How many rows an update or a deletion met."""
+    result = session.execute(change)
+    assert isinstance(result, CursorResult)
+    return result.rowcount

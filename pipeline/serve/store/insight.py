@@ -42,7 +42,7 @@ class Insight:
             def count(what: Any, *where: Any) -> int:
                 return session.scalar(select(func.count()).select_from(what).where(*where)) or 0
 
-            def by(wanted: Select[Any]) -> dict[str, int]:
+            def by(wanted: Select[Any, int]) -> dict[str, int]:
                 return {str(value): number for value, number in session.execute(wanted).all()}
 
             return Counts(

@@ -24,6 +24,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from pipeline.serve.store.records import Kind
+
 # Exact comparison and every character there is, where the server would do otherwise.
 _MYSQL = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 for _key, _value in tuple(_MYSQL.items()):
@@ -100,7 +102,7 @@ class Token(Base):
     __table_args__ = _MYSQL
     hash: Mapped[str] = mapped_column(String(64), primary_key=True)
     user_id: Mapped[str] = _owner("user.id", index=True)
-    kind: Mapped[str] = mapped_column(String(8))
+    kind: Mapped[Kind] = mapped_column(String(8))
     created_at: Mapped[datetime] = mapped_column(default=now)
     expires_at: Mapped[datetime] = mapped_column(index=True)
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
-from pipeline.serve.store.database import Database
+from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Attempt, Consent, Memory, Token, User, now
 from pipeline.serve.store.records import Agreement, Kind, Person, Role
 
@@ -68,12 +68,12 @@ class People:
     def set_role(self, name: str, role: Role) -> bool:
         """Give an account a role; False if there is none of this name."""
         with self._db.writing() as session:
-            return bool(session.execute(update(User).where(User.name == name).values(role=role)).rowcount)
+            return bool(affected(session, update(User).where(User.name == name).values(role=role)))
 
     def remove(self, user: str) -> bool:
         """Delete an account and every row that belongs to it."""
         with self._db.writing() as session:
-            return bool(session.execute(delete(User).where(User.id == user)).rowcount)
+            return bool(affected(session, delete(User).where(User.id == user)))
 
     def add_token(self, user: str, hashed: str, kind: Kind, lasts: timedelta) -> datetime:
         """Note a log-in; returns when it ends. Log-ins that have ended are swept out."""
@@ -93,7 +93,7 @@ class People:
     def drop_token(self, hashed: str) -> bool:
         """End one log-in."""
         with self._db.writing() as session:
-            return bool(session.execute(delete(Token).where(Token.hash == hashed)).rowcount)
+            return bool(affected(session, delete(Token).where(Token.hash == hashed)))
 
     def agree(self, user: str, kind: str, version: str, granted: bool) -> None:
         """Note that a user agreed to something, or took it back."""

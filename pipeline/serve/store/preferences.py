@@ -88,8 +88,8 @@ class Preferences:
         )
         with self._db.reading() as session:
             agreed: dict[str, bool] = {}
-            for row in session.scalars(select(Consent).where(Consent.kind == TRAINING).order_by(Consent.id)):
-                agreed[row.user_id] = row.granted
+            for consent in session.scalars(select(Consent).where(Consent.kind == TRAINING).order_by(Consent.id)):
+                agreed[consent.user_id] = consent.granted
             for row, user, position in session.execute(wanted).all():
                 if not agreed.get(user):
                     continue

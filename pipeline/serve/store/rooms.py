@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from gonggam.errors import UserError
 from pipeline.chat.reply import Emotion
 from pipeline.serve.store.cipher import Cipher
-from pipeline.serve.store.database import Database
+from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now
 from pipeline.serve.store.records import Draft, Exchanged, Manner, Room
 
@@ -83,7 +83,7 @@ class Rooms:
         """Close a room to new messages; it can still be read."""
         with self._db.writing() as session:
             own = update(Counsel).where(Counsel.id == room, Counsel.user_id == user)
-            return bool(session.execute(own.values(ended_at=func.coalesce(Counsel.ended_at, now()))).rowcount)
+            return bool(affected(session, own.values(ended_at=func.coalesce(Counsel.ended_at, now()))))
 
     def delete_all(self, user: str) -> None:
         """Delete every room of a user."""
@@ -94,7 +94,7 @@ class Rooms:
         """Delete a room and all that was said in it."""
         with self._db.writing() as session:
             own = delete(Counsel).where(Counsel.id == room, Counsel.user_id == user)
-            return bool(session.execute(own).rowcount)
+            return bool(affected(session, own))
 
     def claim(self, user: str, room: str, lease: timedelta = LEASE) -> tuple[str, bool] | None:
         """Take the room for one request, across all workers.
@@ -109,14 +109,14 @@ class Rooms:
             own = (Counsel.id == room, Counsel.user_id == user)
             stale = session.scalar(select(Counsel.claim).where(*own))
             values = {"claim": name, "claim_until": moment + lease}
-            taken = session.execute(update(Counsel).where(*own, free).values(values)).rowcount
+            taken = affected(session, update(Counsel).where(*own, free).values(values))
         return (name, stale is not None) if taken else None
 
     def renew(self, claim: str, lease: timedelta = LEASE) -> bool:
         """Hold a claim for longer; False if it is lost."""
         with self._db.writing(lasting=False) as session:
             mine = update(Counsel).where(Counsel.claim == claim)
-            return bool(session.execute(mine.values(claim_until=now() + lease)).rowcount)
+            return bool(affected(session, mine.values(claim_until=now() + lease)))
 
     def release(self, claim: str) -> None:
         """Let others have the room."""
@@ -167,7 +167,7 @@ class Rooms:
         rooms = select(Counsel.id).where(Counsel.user_id == user)
         with self._db.writing() as session:
             own = delete(Dialog).where(Dialog.id == dialog, Dialog.counsel_id.in_(rooms))
-            return bool(session.execute(own).rowcount)
+            return bool(affected(session, own))
 
     def forget_exchange(self, user: str, exchange: str | None = None) -> None:
         """Note that an exchange (None: none at all) is in the memory any more."""
@@ -195,7 +195,13 @@ class Rooms:
         )
 
     def _exchanged(
-        self, row: Dialog, character: str, label: str | None, score: float | None, rating: int, comment: str
+        self,
+        row: Dialog,
+        character: str,
+        label: str | None,
+        score: float | None,
+        rating: int | None,
+        comment: str | None,
     ) -> Exchanged:
         return Exchanged(
             id=row.id,
@@ -228,7 +234,7 @@ def finish_claim(session: Session, room: str, claim: str, *, ends: bool = False)
     """
     values = {"claim": None, "claim_until": None} | ({"ended_at": now()} if ends else {})
     mine = update(Counsel).where(Counsel.id == room, Counsel.claim == claim)
-    if not session.execute(mine.values(values)).rowcount:
+    if not affected(session, mine.values(values)):
         raise LostClaim(room)
 
 
@@ -284,7 +290,7 @@ def _listed() -> Select[Counsel, str, int]:
     return select(Counsel, Character.name, count).join(Character, Character.id == Counsel.character_id)
 
 
-def _said() -> Select[Dialog, str, str, float, int, str | None]:
+def _said() -> Select[Dialog, str, str | None, float | None, int | None, str | None]:
     return (
         select(Dialog, Character.name, EmotionLog.label, EmotionLog.score, Feedback.rating, Feedback.comment)
         .join(Counsel, Counsel.id == Dialog.counsel_id)

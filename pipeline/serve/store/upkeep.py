@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 
 from gonggam.errors import UserError
 from pipeline.serve.store.cipher import SEALED, Cipher
-from pipeline.serve.store.database import Database
+from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Attempt, Counsel, Dialog, Preference, Setting, Token, now, sealed_columns
 
 _PROOF = "proof"
@@ -78,7 +78,7 @@ class Upkeep:
         """
         oldest = now() - timedelta(days=days)
         with self._db.writing() as session:
-            gone = session.execute(delete(Dialog).where(Dialog.created_at < oldest)).rowcount
+            gone = affected(session, delete(Dialog).where(Dialog.created_at < oldest))
             session.execute(delete(Preference).where(Preference.created_at < oldest))
             empty = ~exists().where(Dialog.counsel_id == Counsel.id)
             session.execute(delete(Counsel).where(Counsel.created_at < oldest, Counsel.claim.is_(None), empty))

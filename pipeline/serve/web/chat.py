@@ -120,7 +120,7 @@ def _listen(
     """Let ``work(member, what the event says, *inputs)`` answer an event."""
 
     def handle(request: gr.Request, said: gr.EventData, *given: Any) -> Any:
-        member = member_of(state, request.request)
+        member = member_of(state, request.request) if request.request else None
         if member is None:
             raise gr.Error(Refused("not_logged_in").message, print_exception=False)
         return work(member, said._data, *given)

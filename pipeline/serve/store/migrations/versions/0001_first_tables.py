@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
+from sqlalchemy.schema import SchemaItem
+from sqlalchemy.types import TypeEngine
 
 revision = "0001"
 down_revision = None
@@ -14,26 +18,28 @@ depends_on = None
 TIME = sa.DateTime().with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
 TEXT = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
 ID = sa.String(24)
-CHARSET = {
+CHARSET: dict[str, Any] = {
     f"{server}_{key}": value
     for server in ("mysql", "mariadb")
     for key, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
 }
 
 
-def column(name: str, kind: object, *, null: bool = False, **options: object) -> sa.Column:
+def column(name: str, kind: TypeEngine[Any], *, null: bool = False, **options: Any) -> sa.Column[Any]:
     """A column that must have a value unless said otherwise."""
     return sa.Column(name, kind, nullable=null, **options)
 
 
-def number() -> sa.Column:
+def number() -> sa.Column[Any]:
     """A key that counts up."""
     return column("id", sa.Integer(), autoincrement=True)
 
 
-def table(name: str, *parts: object, key: str = "id", indices: tuple[str, ...] = (), unique: str | None = None) -> None:
+def table(
+    name: str, *parts: SchemaItem, key: str = "id", indices: tuple[str, ...] = (), unique: str | None = None
+) -> None:
     """A table with its key and indices; those of several columns are written with a space between."""
-    named = [sa.PrimaryKeyConstraint(key, name=f"pk_{name}")]
+    named: list[SchemaItem] = [sa.PrimaryKeyConstraint(key, name=f"pk_{name}")]
     if unique:
         named.append(sa.UniqueConstraint(*unique.split(), name=f"uq_{name}_{unique.replace(' ', '_')}"))
     op.create_table(name, *parts, *named, **CHARSET)
