@@ -15,7 +15,30 @@ MAY_ENTER = {
     "eval": {"gonggam", "eval"},
     "pipeline": {"gonggam", "data_prep", "rag", "eval", "pipeline"},
 }
-HEAVY = ("torch", "transformers", "trl", "peft", "datasets", "faiss", "pandas", "sklearn", "plotly", "langchain")
+HEAVY = (
+    "torch", "transformers", "trl", "peft", "datasets", "faiss", "pandas", "sklearn", "scipy", "plotly", "matplotlib",
+    "langchain", "langchain_core", "gradio", "fastapi", "sqlalchemy", "kiwipiepy",
+)  # fmt: skip
+HELP = f"""
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+import typer
+from pipeline.cli import app
+
+def ask(command, words):
+    with redirect_stdout(StringIO()) as told:
+        command.main([*words, "--help"], "gonggam", standalone_mode=False)
+    print(*words, [name for name in {HEAVY!r} if name in sys.modules], bool(told.getvalue().strip()), sep="\\t")
+
+def walk(command, words):
+    ask(top, words)
+    for name, below in getattr(command, "commands", {{}}).items():
+        walk(below, [*words, name])
+
+top = typer.main.get_command(app)
+walk(top, [])
+"""
 
 
 def imports(path):
@@ -38,3 +61,10 @@ def test_opening_a_room_loads_nothing_heavy(room):
     code = f"import sys, {room}; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_help_of_every_command_loads_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True, check=True)
+    told = [line.split("\t") for line in done.stdout.splitlines()]
+    assert {("run",), ("serve",), ("sweep",), ("eval", "compare"), ("data", "prefer")} <= {tuple(t[:-2]) for t in told}
+    assert [one for one in told if one[-2:] != ["[]", "True"]] == []

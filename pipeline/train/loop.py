@@ -37,7 +37,7 @@ class Named(Trainer):
     """A trainer that knows the rows each recent loss came from: its data has a column ``names``, for DPO ``pairs``."""
 
     data_collator: Any
-    _signature_columns: list[str] | None
+    _signature_columns: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
