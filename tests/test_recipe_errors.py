@@ -66,11 +66,13 @@ def only_error(path, overrides=()):
         (GOOD.replace("learning_rate: 1e-4", "packing: yes"), 7, "must be true or false"),
         (GOOD.replace("reference: sft", "loss_type: sigmoid"), 9, "write [sigmoid]"),
         (GOOD.replace("hidden_size: 64", "hidden_size: 65"), 4, "multiple of num_attention_heads"),
+        (GOOD.replace("hidden_size: 64", "num_key_value_heads: 3"), 4, "multiple of num_key_value_heads"),
         (GOOD.replace("tiny: {hidden_size: 64}", "tiny: 3"), 4, "tiny must hold keys and values"),
         (GOOD.replace("name: try", "name: a/b"), 1, "cannot be the name of a run"),
         (GOOD + "seed: many\n", 12, "seed must be a whole number"),
         (GOOD.replace("  learning_rate: 1e-4", "  learning_rate: 1e-4\n  learning_rate: 2e-4"), 8, "written twice"),
         (GOOD.replace("tiny: {hidden_size: 64}\n", ""), 1, "neither model.base nor tiny"),
+        ("prepare: {sources: [{reader: counsel_ko}]}\nclassify: {}\n", 2, "classify has neither a base nor a tiny one"),
         (GOOD + "model: {base: gpt2}\n", 4, "tiny builds a base model, but model.base names one"),
         (GOOD.replace("sft:\n  lora: {r: 8}\n  learning_rate: 1e-4\n", ""), 6, "no sft section"),
         (GOOD.replace("learning_rate: 1e-4", "bf16: true\n  fp16: true"), 8, "bf16 and fp16 exclude each other"),
@@ -92,6 +94,7 @@ def only_error(path, overrides=()):
             6,
             "sft.lora is null, but quantised weights cannot be trained",
         ),
+        (GOOD + "memory:\n  <<: 3\n", 13, "must be followed by an alias of a mapping"),
         ("name: x\nextends: nowhere.yaml\n", 2, "which does not exist"),
         ("extends: [a.yaml]\n", 1, "extends must name one recipe"),
     ],
@@ -138,6 +141,12 @@ def test_a_missing_recipe_names_the_nearest_shipped_one(tmp_path):
         load_recipe(tmp_path)
 
 
+def test_a_recipe_that_cannot_be_read_says_why(write, tmp_path):
+    (tmp_path / "folder.yaml").mkdir()
+    found = errors_of(write("name: x\nextends: folder.yaml\n"))
+    assert any("folder.yaml" in str(error) for error in found), [str(e) for e in found]
+
+
 def test_a_circle_of_extends_names_both_files(write):
     one = write("extends: two.yaml\n", "one.yaml")
     write("extends: one.yaml\n", "two.yaml")
@@ -162,6 +171,7 @@ def test_an_error_in_the_extended_recipe_carries_its_file(write):
         ("=3", "write section.key=value"),
         ("sft..r=3", "write section.key=value"),
         ("sft.optim=[", "not valid YAML"),
+        ("sft.optim=!!python/name:os.system", "has no meaning here"),
         ("prepare.sources.7.path=x", "there is no entry '7'"),
         ("prepare.sources.x.path=y", "there is no entry 'x'"),
         ("extends=demo", "extends cannot be overridden"),

@@ -233,6 +233,65 @@ def test_the_lock_is_a_recipe_that_says_the_same(tmp_path):
         assert len(locked["git"]["commit"]) == 40
 
 
+def test_the_lock_of_an_installed_copy_names_no_commit(monkeypatch):
+    from pipeline.recipe.lock import git_state
+
+    monkeypatch.setenv("PATH", "")
+    assert git_state() is None
+
+
+def test_annotations_of_any_spelling_are_read(tmp_path, monkeypatch):
+    """What the libraries may write tomorrow: quoted types, unions of both kinds, enums, classes of other packages."""
+    package = tmp_path / "upstream_example"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "inner.py").write_text("class Base:\n    first: 'int | None' = None\n    def method(self): ...\n")
+    (package / "config.py").write_text(
+        """
+from dataclasses import dataclass, field
+from enum import Enum
+from elsewhere import Foreign
+from .inner import Base
+from .missing import Absent
+
+class Kind(str, Enum):
+    one = "one"
+    two = "two"
+
+class Nested:
+    pass
+
+class Config(Base, generic.Mixin, Foreign, Absent):
+    kind: Union[Kind, str] = Kind.one
+    numbers: list[int] = field(default_factory=lambda: [1, 2])
+    made: list = field(default_factory=list)
+    way: str = field(default="a", metadata={"help": "100%% sure", "choices": ["a", "b"], "more": 1})
+    maybe: Optional[str] = field(default=None, metadata={"choices": ["x"]})
+    nested: Nested = None
+    foreign: Foreign = None
+    odd: package.Type = 3
+    plain = 4
+""",
+        "utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    model = upstream.model_of(upstream.Upstream("upstream_example", "config", "Config"))
+    fields = model.model_fields
+    assert list(fields) == ["first", "kind", "numbers", "made", "way", "maybe", "nested", "foreign", "odd"]
+    assert (fields["numbers"].default, fields["made"].default, fields["kind"].default) == ([1, 2], None, None)
+    assert fields["way"].description == "100% sure"
+    taken = {"first": None, "kind": "two", "numbers": [3], "way": "b", "maybe": None, "nested": {"a": 1}, "odd": "x"}
+    assert model(**taken).model_dump(include=set(taken)) == taken
+    for wrong in ({"first": "x"}, {"kind": "three"}, {"way": "c"}, {"maybe": "y"}, {"nested": 3}, {"plain": 4}):
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            model(**wrong)
+
+
+def test_a_library_that_is_not_installed_is_named():
+    with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_library'"):
+        upstream.model_of(upstream.Upstream("no_such_library", "config", "Config"))
+
+
 def test_the_schema_refuses_what_the_loader_refuses():
     schema = recipe_schema()
     assert jsonschema_rs.is_valid(schema, {"extends": "demo", "sft": {"learning_rate": 1e-4}})
