@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -21,13 +20,6 @@ class Bm25:
         self.k1, self.b = k1, b
         self._lengths = array("f")
         self._postings: dict[str, tuple[array[int], array[float]]] = {}
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def add(self, terms: Iterable[str], weight: float = 1.0) -> int:
-        """Add one document given by its terms; returns its number."""
-        return self.add_weighted({term: weight * count for term, count in Counter(terms).items()})
 
     def add_weighted(self, frequencies: dict[str, float]) -> int:
         """Add one document given by (possibly fractional) term frequencies; returns its number."""

@@ -64,11 +64,8 @@ class MemoryStore:
         Raises:
             UserError: it cannot be made.
         """
-        try:
-            with friendly_os_errors(self.root):
-                (self.root / "locks").mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError) as error:
-            raise UserError("memories need a folder, and this is a file", "name another", file=self.root) from error
+        with friendly_os_errors(self.root):
+            (self.root / "locks").mkdir(parents=True, exist_ok=True)
 
     @property
     def _limit(self) -> int:

@@ -246,7 +246,7 @@ def embed(embedding: Embeddings, texts: Sequence[str]) -> np.ndarray:
     """Vectors of ``texts`` as float32, shape ``(texts, dim)``."""
     encode = getattr(embedding, "encode", None)
     vectors = encode(list(texts)) if encode else embedding.embed_documents(list(texts))
-    return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1)
+    return np.asarray(vectors, dtype=np.float32).reshape(len(texts), -1 if texts else 0)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

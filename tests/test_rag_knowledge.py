@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from gonggam.errors import UserError
 from rag.bench import memory_bench, read_users
 from rag.calibrate import settled, unrelated_level, write_threshold
-from rag.embedders import fit_static, load_embedder
+from rag.embedders import fingerprint, fit_static, load_embedder
 from rag.fusion import reciprocal_rank
 from rag.knowledge import KnowledgeBase
 from rag.korean import KiwiSpace, kiwi, morphemes
 from rag.lexical import Bm25, ranking
 from rag.metrics import chance_at_k, compare, hit_at_k
 from rag.options import MemoryOptions
+from rag.rerank import load_reranker
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT / "data_prep" / "samples"
@@ -89,6 +91,7 @@ def test_a_saved_embedder_holds_no_pickle_and_opens_again(embedder):
     assert not [p for p in embedder.folder.rglob("*") if p.suffix in {".pkl", ".pt", ".bin"}]
     again = load_embedder(embedder.folder)
     assert again.embed_query("강아지") == embedder.embed_query("강아지")
+    assert again.embed_documents(["강아지", "취업"]) == [embedder.embed_query(text) for text in ("강아지", "취업")]
 
 
 def test_progress_is_reported_to_the_end(tmp_path):
@@ -97,6 +100,18 @@ def test_progress_is_reported_to_the_end(tmp_path):
         [("가방", "나무"), ("강", "산")], tmp_path / "e", lambda done, total: seen.append((done, total)), epochs=3
     )
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_with_enough_texts_what_all_have_in_common_says_nothing(tmp_path):
+    polite = [
+        (f"{thing}가 있어요", f"{thing}가 있군요")
+        for thing in ["나무", "바다", "구름", "의자", "사과", "연필", "시계", "가방"]
+    ]
+    few = fit_static(polite, tmp_path / "few", epochs=0)
+    many = fit_static(polite * 10, tmp_path / "many", epochs=0)
+    texts = [one for one, _ in polite]
+    alike = [float((one.encode(texts) @ one.encode(texts).T).mean()) for one in (few, many)]
+    assert alike[1] < alike[0]
 
 
 def test_too_few_exchanges_and_missing_folders_are_user_errors(tmp_path):
@@ -124,6 +139,41 @@ def test_an_unreachable_hub_says_which_model_was_wanted(monkeypatch):
         load_embedder("nobody/no-such-embedder")
 
 
+def test_an_unreachable_reranker_says_which_model_was_wanted(monkeypatch):
+    def unreachable(name):
+        raise OSError("We couldn't connect to the hub")
+
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(CrossEncoder=unreachable))
+    with pytest.raises(UserError, match=r"nobody/no-such-reranker.*local folder"):
+        load_reranker("nobody/no-such-reranker")
+
+
+def test_a_cross_encoder_of_a_folder_scores_every_text(tmp_path):
+    from transformers import BertConfig, BertForSequenceClassification, BertTokenizerFast
+
+    words = {word: at for at, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "가", "나", "다"])}
+    BertTokenizerFast(vocab=words, model_max_length=32).save_pretrained(tmp_path)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    config = BertConfig(vocab_size=8, max_position_embeddings=32, num_labels=1, **shape)
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    rerank = load_reranker(str(tmp_path))
+    one, other = rerank("가", ["나", "다 다"])
+    assert one != other
+    assert rerank("가", ["다 다", "나"]) == pytest.approx([other, one])
+
+
+def test_embedders_of_other_makers_are_told_apart_by_their_model():
+    class Named:
+        def __init__(self, **names):
+            vars(self).update(names)
+
+    found = [Named(model_name="a"), Named(model_name="b"), Named(model="a"), Named(), Named(fingerprint="a")]
+    names = [fingerprint(one) for one in found]
+    assert names[4] == "a"
+    assert names[0] == names[2] != names[1]
+    assert names[3].endswith("Named:")
+
+
 def test_kiwi_space_keeps_the_cosines_of_kiwi():
     space = KiwiSpace.measure()
     pairs = [("강아지", "고양이"), ("면접", "합격"), ("사랑", "애정")]
@@ -145,11 +195,16 @@ def test_morphemes_are_stems_without_particles():
 def test_bm25_stays_below_its_bound_and_ignores_what_does_not_match(documents, query):
     index = Bm25()
     for document in documents:
-        index.add(document)
+        index.add_weighted(Counter(document))
     scores = index.scores(query)
     assert (scores <= index.most(query) + 1e-5).all()
     assert [s > 0 for s in scores] == [bool(set(d) & set(query)) for d in documents]
     assert ranking(scores, 100) == sorted(np.flatnonzero(scores > 0), key=lambda i: (-scores[i], i))
+
+
+def test_no_documents_and_no_wish_give_nothing():
+    assert Bm25().scores(["가"]).tolist() == []
+    assert ranking(np.ones(3), 0) == ranking(np.zeros(0), 5) == []
 
 
 def test_reciprocal_rank_of_one_ranking_keeps_it_and_agreement_wins():

@@ -353,6 +353,28 @@ def test_a_reranker_has_the_last_word(tmp_path):
     assert memory.recall("강아지", 1)[0].user == "아주 긴 다른 이야기"
 
 
+def test_a_store_erases_a_user_and_needs_a_folder(tmp_path):
+    users = store(tmp_path / "memory")
+    users.ready()
+    users.for_user("민지").add("강아지", "네")
+    users.for_user("u").add("고양이", "네")
+    users.forget("민지")
+    assert users.loaded == 1
+    assert "강아지".encode() not in on_disk(tmp_path)
+    assert [e.to_dict()["user"] for e in users.for_user("u").recall("고양이", 1)] == ["고양이"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="part of this path is a file"):
+        store(tmp_path / "file").ready()
+
+
+def test_a_mark_holds_no_words_and_is_never_recalled(tmp_path):
+    memory = store(tmp_path).for_user("u")
+    memory.add("강아지", "네", session="a")
+    memory.mark({"risk": "high"}, session="a")
+    assert [e.user for e in memory.recall("강아지", 5)] == ["강아지"]
+    assert [e.user for e in store(tmp_path).for_user("u").recall("강아지", 5)] == ["강아지"]
+
+
 def test_only_so_many_users_are_loaded_and_none_is_lost(tmp_path):
     users = store(tmp_path, max_loaded_users=3)
     held = users.for_user("0")

@@ -114,6 +114,36 @@ def test_approximate_indexes_find_nearly_all(embedding, kind):
     assert len(store.vectors()) == 2999
 
 
+def test_an_empty_store_finds_nothing_and_is_saved_as_such(embedding, tmp_path):
+    store = FaissStore(embedding)
+    assert store.add_texts([]) == []
+    assert store.similarity_search("가") == []
+    assert store.vectors().shape == (0, 0)
+    assert store.cosines(np.ones(8), np.array([0, 1])).tolist() == [0, 0]
+    store.save(tmp_path / "store")
+    assert len(FaissStore.load(tmp_path / "store", embedding)) == 0
+    store.add_texts(["가"])
+    assert store.delete()
+    assert len(store) == 0
+
+
+def test_cosines_and_relevance_are_those_of_the_vectors(embedding):
+    store = FaissStore.from_texts(["가", "나"], embedding)
+    query = np.array(embedding.embed_query("가"))
+    assert store.cosines(query, np.array([1, 0]))[1] == pytest.approx(1, abs=1e-5)
+    (_, best), (_, other) = store.similarity_search_with_relevance_scores("가", k=2)
+    assert best == pytest.approx(1, abs=1e-5)
+    assert 0 <= other < best
+
+
+@pytest.mark.parametrize("about", ["[]", '{"format": 2}'])
+def test_a_description_of_another_make_is_damage(embedding, tmp_path, about):
+    FaissStore(embedding).save(tmp_path / "store")
+    (tmp_path / "store" / "store.json").write_text(about)
+    with pytest.raises(UserError, match="damaged"):
+        FaissStore.load(tmp_path / "store", embedding)
+
+
 def test_kind_follows_size():
     assert [choose(n) for n in (10, 100_000, 10_000_000)] == ["flat", "hnsw", "ivf"]
 
