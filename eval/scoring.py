@@ -43,10 +43,10 @@ def parse_score(text: str, scores: Sequence[int]) -> tuple[int | None, str | Non
     numbers = set(re.findall(r"\d+(?:[.,]\d+)*", bare))
     if len(numbers) > 1:
         return None, "several scores"
-    number = next(iter(numbers), "")
-    if not number.isdigit() or int(number) not in scores:
-        return None, "no score"
-    return int(number), None
+    for number in numbers:
+        if number.isdigit() and int(number) in scores:
+            return int(number), None
+    return None, "no score"
 
 
 def score_probabilities(
@@ -61,13 +61,11 @@ def score_probabilities(
         texts: text of each token of the vocabulary.
         scores: the scores of the scale.
     """
-    import numpy as np
-
     wanted = {str(score) for score in scores}
     prefixes = _beginnings(wanted)
-    digits = np.array([i for i, text in enumerate(texts) if _digit(text)], dtype=np.int64)
-    first = [i for i, text in enumerate(texts) if text.lstrip(" ") in prefixes]
-    blank = [i for i, text in enumerate(texts) if text and not text.strip(" ")]
+    digits = {i: text for i, text in enumerate(texts) if _digit(text)}
+    first = {i: bare for i, text in enumerate(texts) if (bare := text.lstrip(" ")) in prefixes}
+    blank = {i: "" for i, text in enumerate(texts) if text and not text.strip(" ")}
     found = dict.fromkeys(scores, 0.0)
     frontier: dict[Path, tuple[str, float]] = {(): ("", 1.0)}
     while frontier:
@@ -75,12 +73,12 @@ def score_probabilities(
         reached: dict[Path, tuple[str, float]] = {}
         for (path, (written, mass)), row in zip(frontier.items(), rows, strict=True):
             if written in wanted:  # the score ends here unless another digit follows
-                found[int(written)] += mass * max(0.0, 1.0 - float(row[digits].sum()))
-            steps = digits if written else first if path else [*first, *blank]
-            for token in steps:
-                text = written + texts[token].lstrip(" ")
+                found[int(written)] += mass * max(0.0, 1.0 - float(row[[*digits]].sum()))
+            steps = digits if written else first if path else first | blank
+            for token, piece in steps.items():
+                text = written + piece
                 if (text in prefixes or not text) and (weight := mass * float(row[token])) > NEGLIGIBLE:
-                    reached[*path, int(token)] = (text, weight)
+                    reached[*path, token] = (text, weight)
         frontier = reached
     return found
 
