@@ -12,8 +12,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 from record import ROOT, record
 
@@ -96,7 +97,7 @@ class Timed:
         self.seconds.append(time.perf_counter() - begun)
         return [self]
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Generator[Piece, None, None]:
         if self.first:
             yield self.first
             yield from self.pieces
@@ -109,7 +110,7 @@ class Timed:
 
 def first_tokens(backend: TransformersBackend, turns: int, tokens: int) -> list[float]:
     """Seconds to the first token of every turn of one session with a counsellor."""
-    timed = Timed(backend)
+    timed: Any = Timed(backend)  # what it lacks of a backend it takes from the one it holds
     options = ChatOptions(max_new_tokens=tokens, temperature=0, gate={"enabled": False})
     counselor = Counselor(timed, options, system=system_prompt("counselor"))
     for turn in range(turns):

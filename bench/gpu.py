@@ -183,12 +183,13 @@ def texts(case: Case, steps: int, vocabulary: int) -> list[Any]:
 
     if case.stage == "dpo":
         unit = max(8, case.length // 8)
-        prompt, reply = ids(unit - 2 * (unit // 5)), unit // 5
+        asked, reply = ids(unit - 2 * (unit // 5)), unit // 5
         return [
-            {"id": f"{i}", "prompt_ids": prompt, "chosen_ids": ids(reply), "rejected_ids": ids(reply)}
+            {"id": f"{i}", "prompt_ids": asked, "chosen_ids": ids(reply), "rejected_ids": ids(reply)}
             for i in range(steps * 8)
         ]
-    rows, total = [], 0
+    rows: list[Any] = []
+    total = 0
     while total < steps * case.length:
         count = min(case.length, max(16, round(random.lognormvariate(4.8, 0.5))))
         row, prompt = ids(count), count // 2
@@ -235,7 +236,7 @@ def _quantize(model: PreTrainedModel, device: str, dtype: torch.dtype) -> None:
                         child.in_features, child.out_features, bias=False, compute_dtype=dtype, quant_type="nf4"
                     )
                 data = torch.empty(child.weight.shape, dtype=dtype, device=device).normal_(std=0.02)
-                weight = bnb.nn.Params4bit(data, requires_grad=False, quant_type="nf4", compress_statistics=True)
+                weight: Any = bnb.nn.Params4bit(data, requires_grad=False, quant_type="nf4", compress_statistics=True)
                 layer.weight = weight.to(device)
                 setattr(parent, name, layer)
     wanted = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)

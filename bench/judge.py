@@ -154,7 +154,8 @@ def main() -> None:
     command = [sys.executable, __file__, "--serve", "--latency", str(a.latency)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            url = f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+            port = next(iter(server.stdout or ()))
+            url = f"http://127.0.0.1:{int(port)}/v1"
             ideal = -(-a.items // a.width) * a.latency
             ours(url, 64, a.width)  # imports and connections
             found = ours(url, a.items, a.width)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -39,9 +40,9 @@ class Topics(Embeddings):
         """The same as lists."""
         return self.encode(texts).tolist()
 
-    def embed_query(self, text: str) -> np.ndarray:
+    def embed_query(self, text: str) -> list[float]:
         """One random vector."""
-        return self.encode([text])[0]
+        return self.encode([text])[0].tolist()
 
 
 def percentiles(seconds: list[float]) -> str:
@@ -54,7 +55,7 @@ def p95_ms(seconds: list[float]) -> float:
     return 1000 * float(np.percentile(seconds, 95))
 
 
-def timed(call, times: int) -> list[float]:
+def timed(call: Callable[[int], object], times: int) -> list[float]:
     """Seconds of each of ``times`` calls ``call(i)``."""
     taken = []
     for i in range(times):
@@ -125,7 +126,7 @@ def million(count: int = 1_000_000, dim: int = 128) -> list[Row]:
     built = time.perf_counter() - start
     found = []
     taken = timed(lambda i: found.append(store.nearest(queries[i], 10)[0]), len(queries))
-    hits = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)])
+    hits = float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, truth, strict=True)]))
     what = f"{count:,} vectors of {dim}, {choose(count)}, {faiss.omp_get_max_threads()} thread(s)"
     return [
         (f"search {what}", percentiles(taken), {"million_ms": p95_ms(taken)}),

@@ -21,6 +21,7 @@ import tempfile
 import time
 import unicodedata
 from pathlib import Path
+from typing import Any
 
 from record import RESULTS, ROOT, record, table, told, versions
 
@@ -101,7 +102,7 @@ def plain(path: str, out: str) -> dict:
     return {"kept": len(frame)}
 
 
-def plain_parse(row):
+def plain_parse(row: dict[str, str]) -> list[str]:
     """The turns of a row."""
     text = row["instruction"].replace("\\n", "\n")
     parts = re.split(r"(?:^|\n)(질문|답변)\s*:\s*", text)
@@ -109,7 +110,7 @@ def plain_parse(row):
     return [*turns, row["output"]]
 
 
-def plain_clean(text):
+def plain_clean(text: str) -> str:
     """A text without markup, control characters and long runs."""
     text = re.sub(r"<[^<>]+>", " ", text)
     text = unicodedata.normalize("NFC", text)
@@ -119,7 +120,7 @@ def plain_clean(text):
     return re.sub(r"[ \t]+", " ", text).strip()
 
 
-def plain_distinct(frame):
+def plain_distinct(frame: Any) -> Any:
     """Index of the rows without near duplicates: what datasketch's LSH proposes is gone, as its documentation does."""
     from datasketch import MinHash, MinHashLSH
 

@@ -106,9 +106,9 @@ def main() -> None:
         for number, group, text, spans in labelled():
             if only in ("odd", "even") and (number % 2 == 1) != (only == "odd"):
                 continue
-            found = ours(text)
-            if found != spans:
-                show = [[(text[s:e], k) for s, e, k in sorted(side)] for side in (spans - found, found - spans)]
+            told = ours(text)
+            if told != spans:
+                show = [[(text[s:e], k) for s, e, k in sorted(side)] for side in (spans - told, told - spans)]
                 print(f"{number} {group}: {text}\n   missed {show[0]}\n   wrong  {show[1]}")
         return
     lines = list(labelled())
@@ -121,8 +121,8 @@ def main() -> None:
         print(table("presidio, all lines", measure(other)))
     from record import record
 
-    right, told, wanted = found["total"]
-    record("privacy", {"lines": len(lines), "precision": right / told, "recall": right / wanted})
+    right, named, wanted = found["total"]
+    record("privacy", {"lines": len(lines), "precision": right / named, "recall": right / wanted})
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ All print their address once they listen.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import uvicorn
+from fastapi import FastAPI
 
-from pipeline.chat.backends import Piece, Usage
+from pipeline.chat.backends import Message, Piece, Request, Usage
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.options import ChatOptions
 from pipeline.serve.app import create_app
@@ -32,7 +35,7 @@ class StubStream:
 
     usage = Usage(50, 12)
 
-    def __iter__(self):
+    def __iter__(self) -> Generator[Piece, None, None]:
         yield Piece(REPLY, 12, -12.0)
 
     def close(self) -> None:
@@ -42,17 +45,18 @@ class StubStream:
 class StubBackend:
     """Answers at once."""
 
-    name, context, adapters = "stub", 4096, ()
+    name, context = "stub", 4096
+    adapters: tuple[str, ...] = ()
 
-    def stream(self, requests):
+    def stream(self, requests: Sequence[Request]) -> list[StubStream]:
         """A ready reply for each."""
         return [StubStream() for _ in requests]
 
-    def count(self, messages) -> int:
+    def count(self, messages: Sequence[Message]) -> int:
         """Characters."""
         return sum(len(message["content"]) for message in messages)
 
-    def score(self, messages, reply, adapter=None) -> float | None:
+    def score(self, messages: Sequence[Message], reply: str, adapter: str | None = None) -> float | None:
         """Unknown."""
         return None
 
@@ -67,7 +71,7 @@ class StubBackend:
         """Nothing to let go of."""
 
 
-def model_app(folder: Path):
+def model_app(folder: Path) -> FastAPI:
     """A model folder behind the API; as many new tokens as asked for."""
     from pipeline.chat.local import load_local
 
@@ -75,7 +79,7 @@ def model_app(folder: Path):
     return create_app(Counselor(load_local(str(folder)), options), ServeOptions(parallel=16))
 
 
-def stub_counselor(folder: Path, **options) -> Counselor:
+def stub_counselor(folder: Path, **options: Any) -> Counselor:
     """The stub with memories on disk; ``options`` as in `rag.options.MemoryOptions`."""
     from memory import Topics
 
@@ -85,7 +89,7 @@ def stub_counselor(folder: Path, **options) -> Counselor:
     return Counselor(StubBackend(), memory=MemoryStore(folder / "memory", Topics(), MemoryOptions(**options)))
 
 
-def stub_app(folder: Path, **options):
+def stub_app(folder: Path, **options: Any) -> FastAPI:
     """Rooms in SQLite and memories on disk, as with `gonggam serve`, around the stub."""
     bot = stub_counselor(folder, **options)
     warm_up(bot)
@@ -94,7 +98,11 @@ def stub_app(folder: Path, **options):
 
 def main(kind: str, folder: str) -> None:
     """Serve until SIGTERM."""
-    kinds = {"model": model_app, "stub": stub_app, "light": partial(stub_app, lexical=0)}
+    kinds: dict[str, Callable[[Path], FastAPI]] = {
+        "model": model_app,
+        "stub": stub_app,
+        "light": partial(stub_app, lexical=0),
+    }
     app = kinds[kind](Path(folder))
     with listen(ServeOptions(port=0)) as listening:
         listening.listen(2048)

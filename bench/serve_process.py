@@ -29,7 +29,7 @@ def start(kind: str, folder: Path) -> Served:
     """bench/serve_app.py in a process of its own."""
     command = [sys.executable, str(HERE / "serve_app.py"), kind, str(folder)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    address = process.stdout.readline().strip()
+    address = process.stdout.readline().strip() if process.stdout else ""
     if not address:
         raise RuntimeError(f"the {kind} server did not start; its error stands above")
     return Served(process, address)

@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from record import RESULTS, ROOT, record, table, told
 
 CODE = "from pipeline.cli import main; main()"
 
 
-def commands(group: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command."""
     for name, command in group.commands.items():
         if hasattr(command, "commands"):

@@ -25,7 +25,7 @@ from record import RESULTS, ROOT, record, told, versions
 
 PACKAGES = ("torch", "transformers", "trl", "peft")
 LENGTH = 512
-LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
 QUIET = {"use_cpu": True, "bf16": False, "report_to": "none", "save_strategy": "no", "disable_tqdm": True}
 SHARED = {"num_train_epochs": 1, "max_length": LENGTH, "learning_rate": 1e-3, "seed": 1}
 SIDES = ("trl", "trl-plain", "gonggam")
