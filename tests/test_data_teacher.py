@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,3 +179,9 @@ def test_who_is_missing_is_named(tmp_path):
         done = CliRunner().invoke(app, ["prefer", str(tmp_path / "a.jsonl"), "--policy", "run", *words])
         assert isinstance(done.exception, UserError)
         assert message in str(done.exception)
+
+
+def test_a_policy_behind_a_server_cannot_be_its_own_judge(tmp_path):
+    behind_a_server = SimpleNamespace(backend=SimpleNamespace(model="gpt", name="gpt"))
+    with pytest.raises(UserError, match="needs a model in this process"):
+        geval_judge("local", "safety-ko", tmp_path / "verdicts.jsonl", lambda: behind_a_server)
