@@ -6,11 +6,12 @@ import statistics
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from record import Row
-from serve_process import running, transformers_serve
+from serve_process import Served, running, transformers_serve
 
 MESSAGES = (
     "면접에서 또 떨어졌어. 나는 왜 이럴까",
@@ -48,7 +49,10 @@ def build_model(folder: Path, hidden: int = 256, layers: int = 4) -> Path:
         num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=2048, pad_token_id=0, bos_token_id=None,
         eos_token_id=4, tie_word_embeddings=True,
     )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    model = LlamaForCausalLM(config)
+    # transformers serve samples only where the model's folder says so.
+    model.generation_config.update(do_sample=True, top_k=50, **SAMPLING)
+    model.save_pretrained(folder)
     return folder
 
 
@@ -57,8 +61,23 @@ def prompts(users: int, each: int) -> list[list[dict[str, str]]]:
     return [[{"role": "user", "content": f"{MESSAGES[i % len(MESSAGES)]} ({i})"}] for i in range(users * each)]
 
 
-def one_at_a_time(folder: Path, talks: list[list[dict[str, str]]], tokens: int) -> float:
-    """Tokens a second of transformers' own generate, one prompt after another."""
+@dataclass(frozen=True)
+class Speed:
+    """Tokens a second on the clock, and milliseconds of processor time a token, which hold on a busy machine too."""
+
+    rate: float
+    cpu: float
+
+
+def clocked(work: Callable[[], int], cpu: Callable[[], float]) -> Speed:
+    """How fast ``work`` makes the tokens it counts, by a clock of seconds of processor time."""
+    began, spent = time.perf_counter(), cpu()
+    made = work()
+    return Speed(made / (time.perf_counter() - began), 1000 * (cpu() - spent) / made)
+
+
+def one_at_a_time(folder: Path, talks: list[list[dict[str, str]]], tokens: int) -> Speed:
+    """transformers' own generate, one prompt after another."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -72,14 +91,12 @@ def one_at_a_time(folder: Path, talks: list[list[dict[str, str]]], tokens: int) 
         return made.shape[1] - ids["input_ids"].shape[1]
 
     answer(talks[0])
-    began = time.perf_counter()
-    made = sum(map(answer, talks))
-    return made / (time.perf_counter() - began)
+    return clocked(lambda: sum(map(answer, talks)), time.process_time)
 
 
-def together(address: str, model: str, talks: list[list[dict[str, str]]], tokens: int, users: int) -> float:
-    """Tokens a second over the API with so many users at once, each asking again as soon as it is answered."""
-    with httpx.Client(base_url=address, timeout=600, limits=httpx.Limits(max_connections=users)) as client:
+def together(served: Served, model: str, talks: list[list[dict[str, str]]], tokens: int, users: int) -> Speed:
+    """The API with so many users at once, each asking again as soon as it is answered."""
+    with httpx.Client(base_url=served.address, timeout=600, limits=httpx.Limits(max_connections=users)) as client:
 
         def answer(talk: list[dict[str, str]]) -> int:
             body = {"model": model, "messages": talk, "max_tokens": tokens, **SAMPLING}
@@ -87,35 +104,43 @@ def together(address: str, model: str, talks: list[list[dict[str, str]]], tokens
             found.raise_for_status()
             return found.json()["usage"]["completion_tokens"]
 
+        def all_answers() -> int:
+            with ThreadPoolExecutor(users) as pool:
+                return sum(pool.map(answer, talks))
+
         answer(talks[0])
-        began = time.perf_counter()
-        with ThreadPoolExecutor(users) as pool:
-            made = sum(pool.map(answer, talks))
-        return made / (time.perf_counter() - began)
+        return clocked(all_answers, served.cpu)
 
 
 def throughput(folder: Path, users: int = 16, each: int = 4, tokens: int = 64, rounds: int = 3) -> list[Row]:
     """Three ways in turns, so that what else the machine does falls on all; the median round counts."""
     talks = prompts(users, each)
     with running("model", folder) as ours, transformers_serve(folder) as theirs:
-        ways: dict[str, Callable[[], float]] = {
+        ways: dict[str, Callable[[], Speed]] = {
             "model.generate, one at a time": lambda: one_at_a_time(folder, talks[:users], tokens),
-            f"gonggam serve, {users} users": lambda: together(ours.address, "gonggam", talks, tokens, users),
+            f"gonggam serve, {users} users": lambda: together(ours, "gonggam", talks, tokens, users),
         }
         if theirs:
             name = f"transformers serve --continuous-batching, {users} users"
-            ways[name] = lambda: together(theirs.address, str(folder), talks, tokens, users)
-        speeds: dict[str, list[float]] = {way: [] for way in ways}
+            ways[name] = lambda: together(theirs, str(folder), talks, tokens, users)
+        speeds: dict[str, list[Speed]] = {way: [] for way in ways}
         for _ in range(rounds):
             for way, measure in ways.items():
                 speeds[way].append(measure())
-    middle = {way: statistics.median(found) for way, found in speeds.items()}
-    alone, here, *rest = middle.values()
-    rows: list[Row] = [(way, f"{found:.0f} tokens/s") for way, found in middle.items()]
-    rows.append(("gonggam serve over one at a time", f"{here / alone:.1f}", {"times_generate": here / alone}))
-    if rest:
-        times = here / rest[0]
-        rows.append(("gonggam serve over transformers serve", f"{times:.1f}", {"times_transformers": times}))
+    rates = {way: statistics.median(one.rate for one in found) for way, found in speeds.items()}
+    costs = {way: statistics.median(one.cpu for one in found) for way, found in speeds.items()}
+    rows: list[Row] = [
+        (way, f"{rates[way]:.0f} tokens/s, {costs[way]:.2f} ms of processor time a token") for way in ways
+    ]
+    alone, here, *rest = ways
+    named = [
+        ("one at a time", "times_generate", alone),
+        *(("transformers serve", "times_transformers", way) for way in rest),
+    ]
+    for name, key, other in named:
+        times, saved = rates[here] / rates[other], costs[other] / costs[here]
+        figures = {key: times, f"{key}_cpu": saved}
+        rows.append((f"gonggam serve over {name}", f"{times:.1f} by the clock, {saved:.1f} by processor time", figures))
     return rows
 
 

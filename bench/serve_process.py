@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 
 HERE = Path(__file__).parent
 
@@ -23,6 +24,12 @@ class Served:
 
     process: subprocess.Popen
     address: str
+
+    def cpu(self) -> float:
+        """Seconds of processor time so far, its children's included."""
+        process = psutil.Process(self.process.pid)
+        times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+        return sum(one.user + one.system for one in times)
 
 
 def start(kind: str, folder: Path) -> Served:

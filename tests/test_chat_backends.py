@@ -129,10 +129,10 @@ def test_out_of_memory_lets_rows_wait_and_go_on(backend, monkeypatch):
                 raise torch.OutOfMemoryError("no room")
             return super().step()
 
-        def join(self, row, cache=None):
+        def read(self):
             if not self.room:
                 raise torch.OutOfMemoryError("no room")
-            return super().join(row, cache)
+            return super().read()
 
     class NoMemory(SmallMemory):
         room = 0

@@ -64,7 +64,9 @@ def house(mini_run, tmp_path_factory):
     _write_tables(folder, [talk["messages"][:2] for talk in read_jsonl(folder / "talks/one.jsonl")])
     shapes = yaml.safe_load((ROOT / "pipeline/train/shapes.yaml").read_text("utf-8"))
     (folder / "config.json").write_text(json.dumps(next(iter(shapes.values()))), "utf-8")
-    (folder / "my.yaml").write_text(MINI + "sweep: {grid: {sft.learning_rate: [1e-3, 1e-4]}, criterion: sft.validation_perplexity.after}\n", "utf-8")
+    (folder / "my.yaml").write_text(
+        MINI + "sweep: {grid: {sft.learning_rate: [1e-3, 1e-4]}, criterion: sft.validation_perplexity.after}\n", "utf-8"
+    )
     return folder
 
 

@@ -109,12 +109,14 @@ def test_a_model_that_would_say_nothing_but_pad_says_the_next_likeliest():
         def get_input_embeddings(self):
             return self
 
-        def forward(self, input_ids, **_):
+        def forward(self, input_ids, past_key_values, **_):
+            past_key_values.update(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), 0)
             return SimpleNamespace(logits=torch.tensor([[[0.0, 9.0, 5.0, 1.0]]]).expand(len(input_ids), 1, 4))
 
     def first(eos, pad):
-        row = Row([3], Settings(4, 0, repetition_penalty=1))
-        return [step.token for step in Running(Padding(4, 1), frozenset(eos), pad).join(row)], row.done
+        row, running = Row([3], Settings(4, 0, repetition_penalty=1)), Running(Padding(4, 1), frozenset(eos), pad)
+        running.join(row)
+        return [step.token for step in running.read()], row.done
 
     assert first({0}, pad=None) == first({0}, pad=3) == ([1], False)
     assert first({0}, pad=1) == ([2], False)

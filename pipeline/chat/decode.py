@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -10,7 +11,15 @@ from pipeline.chat.backends import Settings
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, LogitsProcessor, PreTrainedModel
+    from transformers import Cache, PreTrainedModel
+
+    from pipeline.chat.block import States
+    from pipeline.chat.choose import Chooser
+
+CHUNK = 512
+"""Tokens of prompts that are read between two steps, so that a long one does not hold up the rows that decode."""
+PADDING = 1.5
+"""Prompts are read together while no more than this many times their own positions are worked on."""
 
 
 @dataclass(eq=False)
@@ -26,20 +35,25 @@ class Row:
     """How many of ``ids`` the model has read."""
     emitted: list[int] = field(default_factory=list)
     done: bool = False
-    generator: torch.Generator | None = None
+    chance: random.Random = field(init=False)
+    """A row that joins again goes on with it."""
+
+    def __post_init__(self) -> None:
+        """Seed what the row draws."""
+        self.chance = random.Random(self.settings.seed)
 
     @property
     def ids(self) -> list[int]:
         """Prompt and what was generated."""
         return self.prompt + self.emitted
 
-    def prepare(self, device: torch.device) -> None:
-        """Set up how tokens are chosen; a row that joins again goes on with its own chance."""
-        if self.generator is None:
-            self.generator = _generator(self.settings.seed, device)
+    @property
+    def unread(self) -> int:
+        """How many tokens the model has yet to read."""
+        return len(self.prompt) + len(self.emitted) - self.cached
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Step:
     """One generated token: whose it is, its id, and its log-probability in nats under the unmodified model."""
 
@@ -49,83 +63,156 @@ class Step:
 
 
 class Running:
-    """Rows that are decoded together; they join and leave between steps (continuous batching: Orca, OSDI 2022).
+    """Rows that are worked on together; they join and leave between steps (continuous batching: Orca, OSDI 2022).
 
-    Keys and values of all rows stand in one cache, aligned on the right and masked on the left. Rows that are done must
-    `leave` before the next `step`. The token ``pad`` is never chosen, unless it ends replies: no reply holds padding,
-    and models fitted on padded rows were known for nothing else.
+    Prompts are read in chunks between the steps of the rows that decode (Sarathi-Serve, OSDI 2024), several at once
+    where they are of like length. Rows that are done must `leave` before the next `step`. The token ``pad`` is never
+    chosen, unless it ends replies: no reply holds padding, and models fitted on padded rows were known for little else.
     """
 
     def __init__(self, model: PreTrainedModel, eos: frozenset[int], pad: int | None = None) -> None:
+        from pipeline.chat.block import Block
+
         self.model, self.eos, self.rows = model, eos, list[Row]()
+        self._reading: dict[Row, States | None] = {}
         self._unsaid = None if pad in eos else pad
-        self._cache: Cache | None = None
+        self._block, self._chooser = Block(), None
         self._device = model.get_input_embeddings().weight.device
 
-    def join(self, row: Row, cache: Cache | None = None) -> list[Step]:
-        """Read a row's prompt, but for the beginning that ``cache`` holds, and take it in.
+    @property
+    def reading(self) -> list[Row]:
+        """Rows whose prompt is not read yet, in the order they came."""
+        return list(self._reading)
 
-        Returns:
-            its first token; nothing if the row is done at once.
-        """
+    def join(self, row: Row, states: States | None = None) -> None:
+        """Take in a row, and what was computed already of its beginning."""
+        from pipeline.chat.block import length_of
+
+        row.cached = length_of(states)
+        self._reading[row] = states
+
+    def read(self) -> list[Step]:
+        """Read a chunk of what waits to be read; returns the first tokens of the rows that are through."""
         import torch
-        from transformers import DynamicCache
 
-        row.prepare(self._device)
-        cache = cache if cache is not None else DynamicCache()
-        start, ids = cache.get_seq_length(), row.ids
-        feed = torch.tensor([ids[start:]], device=self._device)
-        positions = torch.arange(start, len(ids), device=self._device)[None]
-        logits = self._forward([row], feed, torch.ones(1, len(ids), dtype=torch.long), positions, cache)
-        row.cached = len(ids)
-        self._cache = cache if self._cache is None else _beside(self._cache, cache)
-        self.rows.append(row)
-        return self._chosen([row], logits)
+        group = self._next_to_read()
+        if not group:
+            return []
+        with torch.inference_mode():
+            feeds = [row.ids[row.cached : row.cached + CHUNK] for row in group]
+            cache = _side_by_side([self._reading[row] for row in group])
+            cached = cache.get_seq_length()
+            logits = self._read(group, feeds, cache)
+            through, states = [], []
+            for place, (row, feed) in enumerate(zip(group, feeds, strict=True)):
+                own = _own(cache, place, cached - row.cached, cached + len(feed))
+                row.cached += len(feed)
+                if row.unread:
+                    self._reading[row] = own if len(group) == 1 else _copied(own)
+                else:
+                    through.append(place)
+                    states.append(own)
+            return self._begin([group[place] for place in through], states, logits[through]) if through else []
 
     def step(self) -> list[Step]:
-        """One more token for every row; none for rows that end with it."""
+        """One more token for every row whose prompt is read; none for rows that end with it."""
         import torch
 
-        assert self._cache is not None  # there is one as long as there are rows
-        length = self._cache.get_seq_length()
-        feed = torch.tensor([[row.ids[-1]] for row in self.rows], device=self._device)
-        mask = torch.tensor([[0] * (length - row.cached) + [1] * (row.cached + 1) for row in self.rows])
-        positions = torch.tensor([[row.cached] for row in self.rows], device=self._device)
-        logits = self._forward(self.rows, feed, mask, positions, self._cache)
-        for row in self.rows:
-            row.cached += 1
-        return self._chosen(self.rows, logits)
+        if not self.rows:
+            return []
+        with torch.inference_mode():
+            feed = torch.tensor([[row.emitted[-1]] for row in self.rows], device=self._device)
+            positions = torch.tensor([[row.cached] for row in self.rows], device=self._device)
+            mask = self._block.feed(feed)
+            logits = self._forward(self.rows, feed, mask, positions, self._block.cache)[:, -1]
+            self._block.fed()
+            for row in self.rows:
+                row.cached += 1
+            self._chooser = self._chooser or self._choose(self.rows)
+            return self._chosen(self.rows, logits, self._block.ids(), self._chooser)
 
-    def leave(self, row: Row) -> Cache:
+    def leave(self, row: Row) -> States | None:
         """Let a row go; returns what was computed of its first ``row.cached`` tokens."""
+        import torch
+
+        if row in self._reading:
+            return self._reading.pop(row)
         place = self.rows.index(row)
-        own = _picked(self._cache, [place], row.cached)
-        del self.rows[place]
-        rest = [at for at in range(len(self.rows) + 1) if at != place]
-        longest = max((other.cached for other in self.rows), default=0)
-        self._cache = _picked(self._cache, rest, longest) if rest else None
-        return own
+        self.rows[place] = self.rows[-1]
+        del self.rows[-1]
+        self._chooser = None
+        with torch.inference_mode():
+            return self._block.drop(place)
 
     def clear(self) -> None:
         """Let all rows go, with what was computed of them."""
-        self.rows, self._cache = [], None
+        self.rows, self._chooser = [], None
+        self._reading.clear()
+        self._block.clear()
 
-    def _forward(
-        self, rows: Sequence[Row], feed: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Cache
-    ) -> torch.Tensor:
+    def _begin(self, rows: list[Row], states: list[States], logits: torch.Tensor) -> list[Step]:
+        """The first tokens of rows whose prompts are read; they decode from now on."""
+        for row in rows:
+            del self._reading[row]
+        self._block.add([(own, row.ids) for own, row in zip(states, rows, strict=True)])
+        self._chooser, ids = None, self._block.ids(len(self.rows))
+        self.rows += rows
+        return self._chosen(rows, logits, ids, self._choose(rows))
+
+    def _next_to_read(self) -> list[Row]:
+        """The oldest row that reads, with as many of the next ones as are read well beside it."""
+        group, longest, own, widest = [], 0, 0, 0
+        for row in self._reading:
+            feed = min(CHUNK, row.unread)
+            longest, widest, own = max(longest, row.cached), max(widest, feed), own + row.cached + feed
+            count = len(group) + 1
+            if group and (count * widest > CHUNK or count * (longest + widest) > PADDING * own):
+                break
+            group.append(row)
+        return group
+
+    def _read(self, rows: Sequence[Row], feeds: Sequence[list[int]], cache: Cache) -> torch.Tensor:
+        """Read tokens of several rows, padded behind, where no token of theirs looks; logits after the last of each."""
         import torch
 
+        device, cached = self._device, cache.get_seq_length()
+        widest, ends = max(map(len, feeds)), sorted({len(feed) - 1 for feed in feeds})
+        feed = torch.tensor([ids + ids[-1:] * (widest - len(ids)) for ids in feeds], device=device)
+        begins = torch.tensor([[row.cached] for row in rows], device=device)
+        steps = torch.arange(cached + widest, device=device)
+        mask = None if len({row.cached for row in rows}) == 1 else (steps >= cached - begins).long()
+        # Behind the end of a short prompt any position will do that the model has.
+        positions = begins + steps[:widest].minimum(torch.tensor([[len(ids) - 1] for ids in feeds], device=device))
+        keep = 1 if len(ends) == 1 else torch.tensor(ends, device=device)
+        logits = self._forward(rows, feed, mask, positions, cache, keep)
+        places = [ends.index(len(ids) - 1) if len(ends) > 1 else 0 for ids in feeds]
+        return logits[range(len(rows)), places]
+
+    def _forward(
+        self,
+        rows: Sequence[Row],
+        feed: torch.Tensor,
+        mask: torch.Tensor | None,
+        positions: torch.Tensor,
+        cache: Cache,
+        keep: int | torch.Tensor = 1,
+    ) -> torch.Tensor:
         names = [row.adapter or "__base__" for row in rows]
         adapters = {"adapter_names": names} if hasattr(self.model, "peft_config") else {}
-        with torch.inference_mode():
-            return self.model(
-                input_ids=feed, attention_mask=mask.to(self._device), position_ids=positions, past_key_values=cache,
-                use_cache=True, logits_to_keep=1, **adapters,
-            ).logits[:, -1].float()  # fmt: skip
+        return self.model(
+            input_ids=feed, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
+            logits_to_keep=keep, **adapters,
+        ).logits.float()  # fmt: skip
 
-    def _chosen(self, rows: Sequence[Row], logits: torch.Tensor) -> list[Step]:
+    def _choose(self, rows: Sequence[Row]) -> Chooser:
+        from pipeline.chat.choose import Chooser
+
+        return Chooser([row.settings for row in rows], self._device, self._unsaid)
+
+    def _chosen(self, rows: Sequence[Row], logits: torch.Tensor, ids: torch.Tensor, choose: Chooser) -> list[Step]:
         steps = []
-        for row, token, logprob in zip(rows, *_choose(rows, logits, self._unsaid), strict=True):
+        chances = [row.chance.random() for row in rows]
+        for row, token, logprob in zip(rows, *choose(logits, ids, chances), strict=True):
             if token in self.eos:
                 row.done = True
                 continue
@@ -135,80 +222,37 @@ class Running:
         return steps
 
 
-def _beside(cache: Cache, other: Cache) -> Cache:
-    """Two caches as one batch, the shorter padded on the left."""
+def _side_by_side(rows: Sequence[States | None]) -> Cache:
+    """What was computed of several rows as one cache, the shorter padded on the left."""
     import torch
     from torch.nn.functional import pad
     from transformers import DynamicCache
 
-    longest = max(cache.get_seq_length(), other.get_seq_length())
+    from pipeline.chat.block import length_of
 
-    def widened(states: torch.Tensor) -> torch.Tensor:
-        return pad(states, (0, 0, longest - states.shape[-2], 0))
-
+    longest = max(map(length_of, rows))
+    if not longest:
+        return DynamicCache()
+    if len(rows) == 1:
+        return DynamicCache(rows[0])
+    like = next(row for row in rows if row)
+    rows = [row or [(k[..., :0, :], v[..., :0, :]) for k, v in like] for row in rows]
     return DynamicCache(
         [
-            tuple(torch.cat([widened(a), widened(b)]) for a, b in zip(one[:2], two[:2], strict=True))
-            for one, two in zip(cache, other, strict=True)
+            tuple(
+                torch.cat([pad(part, (0, 0, longest - part.shape[-2], 0)) for part in parts])
+                for parts in zip(*layers, strict=True)
+            )
+            for layers in zip(*rows, strict=True)
         ]
     )
 
 
-def _picked(cache: Cache, places: Sequence[int], length: int) -> Cache:
-    """The last ``length`` positions of some rows of a cache, as a copy."""
-    from transformers import DynamicCache
-
-    return DynamicCache([tuple(states[places][..., -length:, :].clone() for states in layer[:2]) for layer in cache])
+def _own(cache: Cache, place: int, start: int, end: int) -> States:
+    """Positions of one row of a cache, as views."""
+    return [tuple(part[place, None, :, start:end] for part in layer[:2]) for layer in cache]
 
 
-def _choose(rows: Sequence[Row], logits: torch.Tensor, unsaid: int | None) -> tuple[list[int], list[float]]:
-    """A token for every row and its log-probability; rows of the same settings go through the warpers together.
-
-    Args:
-        logits: shape (rows, vocabulary).
-        unsaid: a token that is never chosen.
-    """
-    import torch
-    from transformers import RepetitionPenaltyLogitsProcessor
-
-    scores, chosen = logits.clone(), [torch.empty(0)] * len(rows)
-    alike: dict[tuple[float, int, float], list[int]] = {}
-    if unsaid is not None:
-        scores[:, unsaid] = float("-inf")
-    for place, row in enumerate(rows):
-        said = row.settings
-        if said.repetition_penalty != 1:
-            punish, ids = RepetitionPenaltyLogitsProcessor(said.repetition_penalty), torch.tensor([row.ids])
-            scores[place] = punish(ids.to(logits.device), scores[place : place + 1])[0]
-        alike.setdefault((float(said.temperature), said.top_k, said.top_p), []).append(place)
-    for settings, places in alike.items():
-        part = scores[places]
-        if settings[0] > 0:
-            for warp in _warpers(*settings):
-                part = warp(None, part)
-            part = part.softmax(-1)
-        for place, weights in zip(places, part, strict=True):
-            sampled = settings[0] > 0
-            chosen[place] = (
-                torch.multinomial(weights, 1, generator=rows[place].generator) if sampled else weights.argmax()[None]
-            )
-    tokens = torch.cat(chosen)
-    return tokens.tolist(), logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0].tolist()
-
-
-def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
-    from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
-
-    return [
-        TemperatureLogitsWarper(temperature),
-        *([TopKLogitsWarper(top_k)] if top_k else []),
-        *([TopPLogitsWarper(top_p)] if top_p < 1 else []),
-    ]
-
-
-def _generator(seed: int | None, device: torch.device) -> torch.Generator:
-    import torch
-
-    generator = torch.Generator(device=device)
-    generator.seed() if seed is None else generator.manual_seed(seed)
-    return generator
+def _copied(states: States) -> States:
+    """A copy that does not keep the memory of the rows beside it."""
+    return [(keys.clone(), values.clone()) for keys, values in states]

@@ -23,8 +23,8 @@ class TransformersBackend:
     """A causal model of transformers with named peft adapters.
 
     An adapter that is None names the weights themselves; they are then a trained model, and ``none`` is refused.
-    Requests join and leave the running batch at every token. A session's last computed prefix is kept
-    (``keep_prefixes`` of them), so that its next turn only reads what is new.
+    Requests join and leave the running batch at every token. What was computed of a session is kept (all sessions
+    together up to ``keep_bytes``), so that its next turn only reads what is new.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TransformersBackend:
         adapters: Mapping[str, str | Path | None] | None = None,
         name: str = "local",
         max_batch: int = 16,
-        keep_prefixes: int = 16,
+        keep_bytes: int = 1 << 30,
     ) -> None:
         self.name, self.tokenizer = name, tokenizer
         self.context = int(getattr(model.config, "max_position_embeddings", 4096))
@@ -47,7 +47,7 @@ class TransformersBackend:
         if tokenizer.chat_template and (end := end_of_turn(tokenizer)):
             ends |= {tokenizer.convert_tokens_to_ids(end)}
         pad = tokenizer.pad_token_id
-        self._worker = Worker(self.model, ends, pad=pad, max_batch=max_batch, keep_prefixes=keep_prefixes)
+        self._worker = Worker(self.model, ends, pad=pad, max_batch=max_batch, keep_bytes=keep_bytes)
 
     def stream(self, requests: Sequence[Request]) -> list[LocalStream]:
         """See `pipeline.chat.backends.Backend.stream`.

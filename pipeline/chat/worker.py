@@ -5,16 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.chat.backends import BackendError, Piece, Request, Usage
-from pipeline.chat.decode import Row, Running, Step
+from pipeline.chat.decode import Row, Running
+from pipeline.chat.prefixes import Prefixes
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pipeline.chat.block import States
 
 _DONE = object()
 HAND_OUT_S = 0.05
@@ -85,8 +87,8 @@ class Worker:
         model: the model, its adapters loaded.
         eos: tokens that end a reply.
         pad: the padding token, which is never chosen.
-        max_batch: rows that are decoded together at most.
-        keep_prefixes: sessions whose last computed prefix is kept.
+        max_batch: rows that are worked on together at most.
+        keep_bytes: memory for the computed prefixes of sessions.
     """
 
     def __init__(
@@ -96,14 +98,14 @@ class Worker:
         *,
         pad: int | None = None,
         max_batch: int,
-        keep_prefixes: int,
+        keep_bytes: int,
     ) -> None:
-        self.model, self.max_batch, self.keep_prefixes = model, max_batch, keep_prefixes
+        self.model, self.max_batch = model, max_batch
         self._eos, self._pad, self._room, self._closed = eos, pad, max_batch, False
         self._waiting: list[LocalStream] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._prefixes: OrderedDict[tuple[str, str | None], tuple[list[int], Cache]] = OrderedDict()
+        self._prefixes = Prefixes(keep_bytes)
 
     def take(self, streams: Sequence[LocalStream]) -> None:
         """Begin work on requests.
@@ -122,8 +124,7 @@ class Worker:
 
     def forget(self, session: str) -> None:
         """Drop what was computed for a session."""
-        for key in [key for key in list(self._prefixes) if key[0] == session]:
-            self._prefixes.pop(key, None)
+        self._prefixes.forget(session)
 
     def alive(self) -> bool:
         """Whether the thread runs, or will with the first request."""
@@ -136,7 +137,7 @@ class Worker:
             self._wake.notify()
 
     def _work(self) -> None:
-        """The worker: take in what waits, decode one step, let go what is done, again and again."""
+        """The worker: take in what waits, read a chunk, decode one step, let go what is done, again and again."""
         running = Running(self.model, self._eos, self._pad)
         active: dict[Row, LocalStream] = {}
         while True:
@@ -149,66 +150,49 @@ class Worker:
                 if self._closed:
                     _fail([*active.values(), *joining, *self._waiting], _closed())
                     return
-            self._settle(running, active)
             for stream in joining:
-                self._admit(running, active, stream)
-            self._settle(running, active)
-            if active:
-                self._advance(running, active)
-
-    def _admit(self, running: Running, active: dict[Row, LocalStream], stream: LocalStream) -> None:
-        """Read a request's prompt and let it join; whatever goes wrong is raised where the reply is awaited."""
-        import torch
-
-        try:
-            steps = running.join(stream.row, self._take_prefix(stream))
-        except torch.OutOfMemoryError as error:
-            self._out_of_memory([stream], running, len(active), error)
-        except Exception as error:  # the worker must live on; whoever awaits the reply is told
-            _fail([stream], error)
-        else:
-            active[stream.row] = stream
-            self._hand_out(active, steps)
+                active[stream.row] = stream
+                running.join(stream.row, self._take_prefix(stream))
+            self._advance(running, active)
 
     def _advance(self, running: Running, active: dict[Row, LocalStream]) -> None:
+        """Read and decode a little; whatever goes wrong is raised where the replies are awaited."""
         import torch
 
         try:
-            self._hand_out(active, running.step())
+            self._settle(running, active)
+            for work in (running.read, running.step):
+                for step in work():
+                    active[step.row].put((step.token, step.logprob))
+                self._settle(running, active)
         except torch.OutOfMemoryError as error:
-            # Every row goes on where it stood: what it has written is part of what it reads when it joins again.
-            streams = list(active.values())
-            active.clear()
-            running.clear()
-            self._out_of_memory(streams, running, len(streams) // 2, error)
-        except Exception as error:  # the worker must live on; whoever awaits the replies is told
+            self._out_of_memory(running, active, error)
+        except Exception as error:  # the worker must live on
             _fail(list(active.values()), error)
             active.clear()
             running.clear()
-
-    def _hand_out(self, active: dict[Row, LocalStream], steps: Sequence[Step]) -> None:
-        for step in steps:
-            active[step.row].put((step.token, step.logprob))
 
     def _settle(self, running: Running, active: dict[Row, LocalStream]) -> None:
         """Let go of rows that are done or given up, and keep what was computed for their sessions."""
         for row, stream in list(active.items()):
             if row.done or stream.request.cancelled.is_set():
                 row.done = True
-                cache = running.leave(row)
+                states = running.leave(row)
                 del active[row]
-                if stream.request.settings.session:
-                    self._prefixes[_key(stream)] = (row.ids[: row.cached], cache)
-                    while len(self._prefixes) > self.keep_prefixes:
-                        self._prefixes.popitem(last=False)
+                if stream.request.settings.session and states:
+                    self._prefixes.keep(_key(stream), row.ids[: row.cached], states)
                 stream.finish()
 
-    def _out_of_memory(
-        self, streams: list[LocalStream], running: Running, room: int, error: torch.OutOfMemoryError
-    ) -> None:
-        """Let ``streams`` wait until at most ``room`` rows run; one that does not even fit alone is told."""
+    def _out_of_memory(self, running: Running, active: dict[Row, LocalStream], error: torch.OutOfMemoryError) -> None:
+        """Let all rows wait, of which at most half run again at once; one that does not even fit alone is told.
+
+        Each goes on where it stood: what it has written is part of what it reads when it joins again.
+        """
         import torch
 
+        streams, room = list(active.values()), len(active) // 2
+        active.clear()
+        running.clear()
         self._prefixes.clear()
         torch.cuda.empty_cache()
         if room:
@@ -219,20 +203,15 @@ class Worker:
         failure.__cause__ = error
         _fail(streams, failure)
 
-    def _take_prefix(self, stream: LocalStream) -> Cache | None:
-        """A cache that holds as much of the prompt as this session's last turn computed; None: nothing of it."""
+    def _take_prefix(self, stream: LocalStream) -> States | None:
+        """What this session's last turn computed of the prompt."""
         if not stream.request.settings.session:
             return None
-        ids, cache = self._prefixes.pop(_key(stream), ([], None))
-        prompt = stream.row.ids
-        shared = 0
-        while shared < min(len(ids), len(prompt) - 1) and ids[shared] == prompt[shared]:
-            shared += 1
-        if cache is None or not shared:
-            return None
-        cache.crop(shared - len(ids))
-        stream.cached_tokens = shared
-        return cache
+        from pipeline.chat.block import length_of
+
+        states = self._prefixes.take(_key(stream), stream.row.ids)
+        stream.cached_tokens = length_of(states)
+        return states
 
 
 def _closed() -> BackendError:
