@@ -1,8 +1,10 @@
 """Speed of a classifier of the wellness data's size: one text at a time, batched, asked by many threads, compiled ...
 
-Run from the repository root: ``python bench/classify.py [--size base|small] [--texts 512]``; writes
-bench/results/classify.md. The weights are random: speed does not depend on what they say. ``base`` has the shape of
-monologg/koelectra-base-v3-discriminator (12 layers of 768), ``small`` that of its small brother (12 layers of 256).
+Run from the repository root: ``python bench/classify.py [--size base|small] [--texts 512] [--rounds 3] [--compile]
+[--onnx]``; writes bench/results/classify-SIZE.md. Each way is measured once a round and compared within the round, so
+that a machine busy with other things slows all of them. The weights are random: speed does not depend on what they
+say. ``base`` has the shape of monologg/koelectra-base-v3-discriminator (12 layers of 768), ``small`` that of its small
+brother (12 layers of 256).
 """
 
 from __future__ import annotations
@@ -11,24 +13,29 @@ import argparse
 import json
 import os
 import platform
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from record import record
+from record import RESULTS, record, table, told
 from transformers import ElectraConfig, ElectraForSequenceClassification
 
 from pipeline.chat.categories import CategoryClassifier, Labels
 from pipeline.train.shapes import build_tokenizer
 
-RESULT = Path(__file__).parent / "results" / "classify.md"
 DIALOGUES = Path(__file__).parents[1] / "data_prep" / "samples" / "counsel_ko" / "dialogues.jsonl"
 LABELS = 359
+FIRST = "one at a time"
+HEAD = ("way", "texts a second", "processor ms a text", "times faster", "times less processor", "largest difference")
+GOALS = {"batched": "batched", "threads": "64 threads"}
+Ways = dict[str, Callable[[], np.ndarray]]
 SHAPES = {"base": (768, 768, 3072, 12), "small": (256, 128, 1024, 4)}
 
 
@@ -69,10 +76,15 @@ def onnx_probabilities(classifier: CategoryClassifier, folder: Path) -> Callable
 
     sample = classifier.tokenizer(["가", "나다"], padding=True, return_tensors="pt")
     names, path = ("input_ids", "attention_mask"), str(folder / "model.onnx")
-    axes = {name: {0: "texts", 1: "tokens"} for name in names}
-    cpu = classifier.model.cpu()
+    free = {0: torch.export.Dim("texts"), 1: torch.export.Dim("tokens", max=512)}
     torch.onnx.export(
-        cpu, tuple(sample[name] for name in names), path, input_names=names, output_names=["logits"], dynamic_axes=axes
+        classifier.model.cpu(),
+        kwargs={name: sample[name] for name in names},
+        f=path,
+        input_names=names,
+        output_names=["logits"],
+        dynamic_shapes=dict.fromkeys(names, free),
+        dynamo=True,
     )
     session = onnxruntime.InferenceSession(path)
 
@@ -90,29 +102,55 @@ def onnx_probabilities(classifier: CategoryClassifier, folder: Path) -> Callable
     return probabilities
 
 
-def measure(work: Callable[[], np.ndarray], count: int) -> tuple[float, float, np.ndarray]:
-    """Texts a second, processor milliseconds a text, and the probabilities."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    found = work()
-    return count / (time.perf_counter() - wall), 1000 * (time.process_time() - cpu) / count, found
+class Figures(NamedTuple):
+    """What one way took in one round."""
+
+    wall: float
+    processor: float
 
 
-def ways_of(classifier: CategoryClassifier, texts: Sequence[str], compiled: bool, folder: Path) -> dict[str, Callable]:
-    """Name → what is timed; what is not installed is left out."""
-    ways: dict[str, Callable[[], np.ndarray]] = {
-        "one at a time": lambda: one_at_a_time(classifier, texts),
+Round = Mapping[str, Figures]
+
+
+def measure(work: Callable[[], np.ndarray]) -> Figures:
+    """Wall and processor seconds."""
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return Figures(time.perf_counter() - wall, time.process_time() - processor)
+
+
+def ways_of(classifier: CategoryClassifier, texts: Sequence[str], options: argparse.Namespace, folder: Path) -> Ways:
+    """Name → what is timed."""
+    ways: Ways = {
+        FIRST: lambda: one_at_a_time(classifier, texts),
         "batched": lambda: classifier.probabilities(texts),
         "64 threads": lambda: by_threads(classifier, texts),
     }
-    if compiled:
+    if options.compile:
         fast = CategoryClassifier(
             torch.compile(classifier.model, dynamic=True), classifier.tokenizer, classifier.labels
         )
         ways["batched, torch.compile"] = lambda: fast.probabilities(texts)
-    if find_spec("onnxruntime") and find_spec("onnx") and not torch.cuda.is_available():
+    if options.onnx:
         onnx = onnx_probabilities(classifier, folder)
         ways["batched, ONNX"] = lambda: onnx(texts)
     return ways
+
+
+def rows_of(rounds: Sequence[Round], apart: Mapping[str, float], texts: int) -> Iterator[tuple[str, ...]]:
+    """A line a way: medians over the rounds, and how many times faster, which is reckoned within each round."""
+    for name, difference in apart.items():
+        wall, cpu = (median(getattr(one[name], what) for one in rounds) for what in Figures._fields)
+        ratios = (_range(_times(rounds, name, what)) for what in Figures._fields)
+        yield name, f"{texts / wall:,.0f}", f"{1000 * cpu / texts:.2f}", *ratios, f"{difference:.0e}"
+
+
+def _times(rounds: Sequence[Round], name: str, what: str) -> list[float]:
+    return [getattr(one[FIRST], what) / getattr(one[name], what) for one in rounds]
+
+
+def _range(ratios: Sequence[float]) -> str:
+    return f"{median(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})"
 
 
 def main() -> None:
@@ -120,25 +158,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", choices=list(SHAPES), default="base")
     parser.add_argument("--texts", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3, help="how often each way is measured, in turn")
     parser.add_argument("--compile", action="store_true", help="also torch.compile (needs a C++ compiler)")
+    parser.add_argument("--onnx", action="store_true", help="also ONNX (needs onnx, onnxscript and onnxruntime)")
     options = parser.parse_args()
     texts, classifier = texts_of(options.texts), classifier_of(options.size)
-    rows, first, times = [], None, {}
+    rounds = []
     with tempfile.TemporaryDirectory() as folder:
-        for name, work in ways_of(classifier, texts, options.compile, Path(folder)).items():
-            work() if "compile" in name else classifier.probabilities(texts[:64])
-            speed, cpu, found = measure(work, len(texts))
-            first = first or (speed, cpu, found)
-            times[name] = speed / first[0]
-            apart = float(np.abs(found - first[2]).max())
-            cells = (f"{speed:,.0f}", f"{cpu:.2f}", f"{speed / first[0]:.1f}", f"{first[1] / cpu:.1f}", f"{apart:.0e}")
-            rows.append(f"| {name} | {' | '.join(cells)} |")
-            print(rows[-1], flush=True)
+        ways = ways_of(classifier, texts, options, Path(folder))
+        said = {name: work() for name, work in ways.items()}  # also warms up, and compiles
+        for number in range(options.rounds):
+            rounds.append({name: measure(work) for name, work in ways.items()})
+            print(f"round {number + 1}: {rounds[-1]}", file=sys.stderr, flush=True)
+    apart = {name: float(np.abs(found - said[FIRST]).max()) for name, found in said.items()}
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} x {platform.machine()}"
-    head = "| way | texts a second | processor ms a text | times faster | times less processor | largest difference |"
     title = f"# Classifier, {options.size}, {LABELS} labels, {len(texts)} texts, {device}, torch {torch.__version__}"
-    RESULT.write_text("\n".join([title, "", head, "| --- |" + " ---: |" * 5, *rows, ""]), encoding="utf-8")
-    record("classify", {"batched": times["batched"], "threads": times["64 threads"]}, ["torch", "transformers"])
+    about = f"{told()} Median (range) of {options.rounds} rounds, in which each way comes once."
+    lines = [title, "", about, "", *table(HEAD, rows_of(rounds, apart, len(texts)))]
+    print("\n".join(lines))
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"classify-{options.size}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    times = {key: median(_times(rounds, name, "wall")) for key, name in GOALS.items()}
+    record("classify", times, ["torch", "transformers"])
 
 
 if __name__ == "__main__":

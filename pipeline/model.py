@@ -71,10 +71,10 @@ def load_tokenizer(base: str, *, settings: ModelOptions | None = None) -> PreTra
     Raises:
         UserError: the model cannot be found, or no token can serve as padding.
     """
-    from transformers import AutoTokenizer
+    from pipeline.tokenizer_files import read_tokenizer
 
     with hub_errors(base):
-        tokenizer = AutoTokenizer.from_pretrained(base, **source_of(settings))
+        tokenizer = read_tokenizer(base, **source_of(settings))
     if settings and settings.chat_template:
         tokenizer.chat_template = template(settings.chat_template)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:

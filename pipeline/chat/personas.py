@@ -72,12 +72,12 @@ def load_converter(model: str) -> Callable[[str, Persona], str]:
     Raises:
         UserError: the model cannot be loaded.
     """
-    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoModelForSeq2SeqLM
 
-    from pipeline.model import hub_errors
+    from pipeline.model import hub_errors, load_tokenizer
 
+    tokenizer = load_tokenizer(model)
     with hub_errors(model):
-        tokenizer = AutoTokenizer.from_pretrained(model)
         network = AutoModelForSeq2SeqLM.from_pretrained(model).eval()
     known = Path(model) / STYLES
     styles = set(read_json(known)) if known.is_file() else None
