@@ -435,6 +435,7 @@ def test_other_peoples_things_are_not_there_on_any_route(town):
     before = client.get("/api/me/export", headers=minji).json()
     owned = [o for o in operations(client) if any(p.name in ids for p in o.path_parameters)]
     assert len(owned) >= 15
+    assert ("patch", "/api/rooms/{room}") in [(operation.method, operation.path) for operation in owned]
 
     def others_get_404(case):
         assert call(client, case, None).status_code == 401

@@ -77,11 +77,55 @@ def test_of_gradio_there_is_only_what_the_page_needs(client):
     assert (config["analytics_enabled"], config["footer_links"]) == (False, [])
 
 
+def test_no_other_page_reads_the_chat_and_its_files_are_kept_as_long_as_they_stay_the_same(client):
+    come_in(client, "reader")
+    page = client.get("/chat/", headers={"Origin": "http://localhost:3000"})
+    assert "access-control-allow-origin" not in page.headers
+    assert page.headers["cache-control"] == "no-store"
+    script = re.search(r"assets/index-[\w-]+\.js", page.text)[0]
+    assert "immutable" in client.get(f"/chat/{script}").headers["cache-control"]
+    ours = client.get("/static/talk.js")
+    assert ours.headers["cache-control"] == "no-cache"
+    assert client.get("/static/talk.js", headers={"If-None-Match": ours.headers["etag"]}).status_code == 304
+
+
+def test_people_are_told_on_a_page_and_programs_in_their_form(client):
+    person = {"Accept": "text/html,application/xhtml+xml"}
+    for path, status, words_ in (("/nowhere", 404, "찾으시는 것이 없어요"), ("/log-in", 422, "다시 적어 주세요")):
+        method = "GET" if status == 404 else "POST"
+        told = client.request(method, path, headers=person)
+        assert told.status_code == status
+        assert words_ in told.text
+        assert '<html lang="ko">' in told.text
+        assert client.request(method, path).headers["content-type"] == "application/json"
+    assert client.get("/api/nowhere", headers=person).json()["code"] == "not_found"
+
+
+def test_nothing_is_erased_before_the_holder_is_sure(app, client):
+    come_in(client, "sure")
+    who = member(app, "sure")
+    room = Scenes(app.state).start(who, None, "기본")[0]["open"]
+    app.state.counselor.remember("나의 비밀", reply_of(app), user=who.memory, session=room)
+    for path in ("/account/forget", "/account/talks"):
+        assert client.post(path).status_code == 400
+    assert Scenes(app.state).notes(who, None)["notes"] != []
+    assert "모두 지웠어요" in client.post("/account/forget", data={"sure": "true"}).text
+    assert Scenes(app.state).notes(who, None)["notes"] == []
+    assert app.state.store.rooms.get(who.person.id, room)
+    assert "대화를 모두 지웠어요" in client.post("/account/talks", data={"sure": "true"}).text
+    assert app.state.store.rooms.of(who.person.id) == []
+
+
 def test_forms_from_other_sites_are_refused(client):
     come_in(client, "forms")
     evil = {"Origin": "https://evil.example"}
     assert client.post("/account/leave", data={"confirmed": "모두 지우기"}, headers=evil).status_code == 403
     assert client.post("/log-out", headers=evil).status_code == 403
+    told = client.post("/api/rooms", json={}, headers=evil)
+    assert (told.status_code, told.json()["code"]) == (403, "cross_site")
+    assert "다른 곳에서" in told.json()["detail"]
+    long = client.post("/api/rooms", content=b"x" * 2_000_000)
+    assert (long.status_code, long.json()["code"]) == (413, "request_too_large")
     assert client.post("/log-out").url.path == "/log-in"
 
 
@@ -120,17 +164,18 @@ def test_a_room_of_somebody_else_is_not_there(app, client):
     scenes, owner, guest = Scenes(app.state), member(app, "owner"), member(app, "guest")
     room = scenes.start(owner, None, "기본")[0]["open"]
     app.state.counselor.remember("나의 비밀", reply_of(app), user=owner.memory, session=room)
-    assert scenes.open(guest, {"room": room})[:2] == (
-        {"open": None, "rooms": []},
-        {"room": None, "ended": False, "dialogs": []},
+    assert scenes.open(guest, {"room": room}, None)[:2] == (
+        {"open": None, "rooms": [], "more": False},
+        {"room": None, "title": None, "ended": False, "more": False, "dialogs": []},
     )
     scenes.speak(guest, None, {"open": room}, "할아버지")
     assert app.state.store.rooms.get(owner.person.id, room).character == "기본"
     (note,) = scenes.notes(owner, None)["notes"]
-    assert scenes.forget(guest, {"note": note["id"]}) == {"notes": []}
+    assert scenes.forget(guest, {"note": note["id"]}, None)["notes"] == []
     assert scenes.notes(owner, None)["notes"] == [note]
     for nonsense in (None, [], "x", {"room": 7}, {"open": {"a": 1}}):
-        assert scenes.open(guest, nonsense)[0]["open"] is None
+        assert scenes.open(guest, nonsense, nonsense)[0]["open"] is None
+        assert scenes.more_rooms(guest, None, nonsense)["rooms"] == scenes.more_notes(guest, None, nonsense)["notes"]
         assert "아직" in scenes.moods(guest, None, nonsense)
 
 

@@ -11,6 +11,9 @@ from serve_standin import serving
 from store_standin import GOOD, OTHER, PASSWORD, holding, make_app
 from web_standin import CHROMIUM, WaitingBackend, visiting
 
+from pipeline.serve.callers import COOKIE
+from pipeline.serve.store.records import Draft
+
 PHONE = {"width": 390, "height": 844}
 HOSTILE = '<img src=x onerror="window.hit=1"> **별** [x](javascript:alert) ${window.hit=1} `{{window.hit=1}}` $$x$$'
 
@@ -73,7 +76,7 @@ def test_a_whole_journey_on_a_phone(service, browser):
         visitor.go("/account")
         page.get_by_label("지우시려면").fill("모두 지우기")
         page.locator("form[action$=leave] [name=password]").fill(PASSWORD)
-        page.locator(".bad").click()
+        page.locator("form[action$=leave] .bad").click()
         page.get_by_role("heading", name="모두 지웠어요").wait_for()
         visitor.go("/chat/")
         assert page.url == f"{address}/log-in"
@@ -178,6 +181,84 @@ def export(visitor):
     told = json.loads(Path(download.value.path()).read_text("utf-8"))
     assert told["rooms"][0]["dialogs"][0]["message"] == "면접 결과가 아쉬웠어요 제주도"
     assert download.value.suggested_filename == "gonggam.json"
+
+
+@pytest.fixture(scope="module")
+def long_talk(service):
+    """Cookie of somebody with sixty rooms and 120 exchanges in the newest of them."""
+    state = service[1].state
+    person = state.accounts.sign_up("hana", PASSWORD, address="", training=False)
+    for number in range(60):
+        room = state.store.rooms.start(person.id, "기본", f"{number}번째 상담").id
+    for number in range(120):
+        claim, _ = state.store.rooms.claim(person.id, room)
+        said = Draft(message=f"{number}번째 이야기", reply=GOOD, source="model", risk="none", character="기본")
+        state.store.rooms.write(room, claim, said)
+    return {"name": COOKIE, "value": state.accounts.log_in("hana", PASSWORD, address="").token, "url": service[0]}
+
+
+def test_older_messages_and_rooms_come_on_demand_by_keyboard(service, browser, long_talk):
+    address, app, _, _ = service
+    with visiting(browser, address, **PHONE) as visitor:
+        page = visitor.page
+        page.context.add_cookies([long_talk])
+        visitor.go("/chat/")
+        turns, older = page.locator(".turn"), page.get_by_role("button", name="이전 대화 더 보기")
+        turns.nth(49).wait_for()
+        older.focus()
+        first = turns.first.get_attribute("data-id")
+        place = page.locator(f"[data-id='{first}']").bounding_box()["y"]
+        page.keyboard.press("Enter")
+        turns.nth(99).wait_for()
+        assert abs(page.locator(f"[data-id='{first}']").bounding_box()["y"] - place) < 3
+        page.keyboard.press("Enter")
+        turns.nth(119).wait_for()
+        assert [text.split()[0] for text in page.locator(".bubble.you p").all_inner_texts()] == [
+            f"{number}번째" for number in range(120)
+        ]
+        assert older.is_hidden()
+        assert page.evaluate("document.activeElement.textContent").startswith("나0번째")
+
+        page.locator(".rooms summary").click()
+        rooms = page.locator(".rooms li button")
+        assert rooms.count() == 50
+        page.get_by_role("button", name="지난 상담 더 보기").click()
+        rooms.nth(59).click()
+        page.get_by_text("어떤 이야기든 괜찮아요").wait_for()
+        assert page.locator(".rooms .here").inner_text() == "0번째 상담"
+        assert rooms.count() == 60
+    assert len(dialogs(app, "hana")[2]) == 120
+
+
+def test_a_room_gets_a_name_and_all_talks_are_erased(service, browser):
+    address, app, _, folder = service
+    with visiting(browser, address, **PHONE, touch=True) as visitor:
+        page = visitor.page
+        visitor.sign_up("eraser")
+        page.locator("#message").fill("울릉도 이야기예요")
+        page.keyboard.press("Enter")  # a new line, where there is no Shift
+        assert page.locator("#message").input_value() == "울릉도 이야기예요\n"
+        page.get_by_role("button", name="보내기").click()
+        page.locator(".turn .tools").wait_for()
+        page.get_by_role("button", name="도움이 됐어요").click()
+        page.get_by_role("button", name="이름 바꾸기").click()
+        page.get_by_label("이 상담의 이름").fill("울릉도 다녀온 날")
+        page.keyboard.press("Enter")
+        page.locator(".rooms .here", has_text="울릉도 다녀온 날").wait_for()
+        person, room, _ = dialogs(app, "eraser")
+        assert room.title == "울릉도 다녀온 날"
+        assert holding(folder, "울릉도") != []
+
+        visitor.go("/account")
+        page.get_by_label("되살릴 수 없다는 것을 알아요").last.check()
+        page.get_by_role("button", name="대화 모두 지우기").click()
+        page.get_by_text("대화를 모두 지웠어요").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        visitor.go("/chat/")
+        page.get_by_text("어떤 이야기든 괜찮아요").wait_for()
+    assert app.state.store.people.find("eraser")
+    assert app.state.store.insight.emotions(person.id) == []
+    assert holding(folder, "울릉도") == []
 
 
 def test_the_keyboard_is_enough(service, browser):

@@ -51,7 +51,7 @@ class Visitor:
 
     def __init__(self, page, address):
         self.page, self.address, self.outside, self.errors = page, address, [], []
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(30_000)
         page.on("request", self._note)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", lambda dialog: dialog.accept())
@@ -90,12 +90,13 @@ class Visitor:
 
 
 @contextmanager
-def visiting(browser, address, *, width=1280, height=800, dark=False):
+def visiting(browser, address, *, width=1280, height=800, dark=False, touch=False):
     """A `Visitor` with cookies of its own; nothing it does may leave the service or fail on the page."""
     scheme = "dark" if dark else "light"
     context = browser.new_context(
-        viewport={"width": width, "height": height}, locale="ko-KR", color_scheme=scheme, accept_downloads=True
-    )
+        viewport={"width": width, "height": height}, locale="ko-KR", color_scheme=scheme, accept_downloads=True,
+        has_touch=touch, is_mobile=touch,
+    )  # fmt: skip
     visitor = Visitor(context.new_page(), address)
     yield visitor
     context.close()

@@ -75,7 +75,7 @@ def create_app(counselor: Counselor, settings: ServeOptions, store: Store | None
         install(app)
         if settings.page:
             web.install(app)
-    add_handlers(app)
+    add_handlers(app, web.trouble if store is not None and settings.page else None)
     _guard(app, settings, state.meter)
     return app
 

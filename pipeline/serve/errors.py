@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -22,6 +23,9 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 
 CODES = {400: "bad_body", 404: "not_found", 405: "bad_method"}
 """What the framework refuses by itself."""
+
+APIS = ("/v1/", "/api/", "/health/", "/metrics")
+"""Where programs ask."""
 
 
 class ApiError(Exception):
@@ -88,18 +92,32 @@ def log_fault(error: BaseException) -> None:
     logger.error("fault: %s at %s", type(error).__name__, where)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Let every error leave in its form."""
+def refusal(path: str, error: ApiError) -> JSONResponse:
+    """What a program is told, in the form of the API it asked."""
+    return JSONResponse(error.body if path.startswith("/v1/") else error.plain, error.status, error.headers)
 
-    def told(request: Request, error: Exception) -> JSONResponse:
+
+def add_handlers(app: FastAPI, show: Callable[[ApiError], Response] | None = None) -> None:
+    """Let every error leave in its form.
+
+    Args:
+        app: the application.
+        show: makes the page that a person is shown who asked for one; None: there are no pages.
+    """
+
+    def told(request: Request, error: Exception) -> Response:
         found = as_api_error(error)
-        body = found.body if request.url.path.startswith("/v1/") else found.plain
-        headers = getattr(error, "headers", None) or {}
-        return JSONResponse(body, found.status, {**headers, **found.headers})
+        if show and _wants_page(request):
+            return show(found)
+        answer = refusal(request.url.path, found)
+        answer.headers.update(getattr(error, "headers", None) or {})
+        return answer
 
-    def invalid(request: Request, error: Exception) -> JSONResponse:
+    def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)  # Starlette's type knows no narrower handlers
         problems = [{key: problem[key] for key in ("type", "loc", "msg")} for problem in error.errors()]
+        if show and _wants_page(request):
+            return show(ApiError(422, "The form cannot be read.", code="bad_form"))
         if not request.url.path.startswith("/v1/"):
             return JSONResponse({"detail": problems}, 422)
         return told(request, _first(problems))
@@ -107,6 +125,10 @@ def add_handlers(app: FastAPI) -> None:
     for kind in (ApiError, HTTPException, UserError):
         app.add_exception_handler(kind, told)
     app.add_exception_handler(RequestValidationError, invalid)
+
+
+def _wants_page(request: Request) -> bool:
+    return not request.url.path.startswith(APIS) and "text/html" in request.headers.get("accept", "")
 
 
 def _first(problems: list[dict[str, Any]]) -> ApiError:

@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pipeline.serve.errors import ApiError, as_api_error
+from pipeline.serve.errors import APIS, ApiError, as_api_error, refusal
 from pipeline.serve.meter import Meter
 
 logger = logging.getLogger("gonggam.access")
 
 READING = ("GET", "HEAD", "OPTIONS")
-API = ("/v1/", "/api/", "/health/", "/metrics")
 BODY_SECONDS = 30
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -66,8 +64,7 @@ class Watch:
             await self.app(scope, receive, dressed)
         except Exception as error:
             if status == 499:
-                found = as_api_error(error)
-                await JSONResponse(found.body, found.status)(scope, receive, dressed)
+                await refusal(scope["path"], as_api_error(error))(scope, receive, dressed)
             else:  # the response has begun: it cannot be taken back, only cut off
                 as_api_error(error)
         finally:
@@ -92,7 +89,7 @@ class SameOrigin:
         """Pass a request on, or refuse it."""
         if scope["type"] == "http" and scope["method"] not in READING and not self._ours(Headers(scope=scope)):
             error = ApiError(403, "This request comes from another site's page.", code="cross_site")
-            return await JSONResponse(error.body, error.status)(scope, receive, send)
+            return await refusal(scope["path"], error)(scope, receive, send)
         await self.app(scope, receive, send)
 
     def _ours(self, headers: Headers) -> bool:
@@ -119,7 +116,9 @@ class BodyLimit:
         except TimeoutError:
             body = ApiError(408, "The request's body did not come in time.", code="timeout")
         if isinstance(body, ApiError):
-            return await JSONResponse(body.body, body.status, {"Connection": "close"})(scope, receive, send)
+            answer = refusal(scope["path"], body)
+            answer.headers["Connection"] = "close"
+            return await answer(scope, receive, send)
         told = False
 
         async def replayed() -> Message:
@@ -162,7 +161,7 @@ def _dress(path: str, headers: MutableHeaders) -> None:
     """Security headers; what the API says is kept by no cache."""
     for name, value in HEADERS.items():
         headers.setdefault(name, value)
-    api = path.startswith(API)
+    api = path.startswith(APIS)
     headers.setdefault("Content-Security-Policy", NOTHING if api else PAGE)
     if api:
         headers["Cache-Control"] = "no-store"

@@ -13,6 +13,9 @@ from starlette.staticfiles import StaticFiles
 
 from pipeline.serve.web import account, entry
 from pipeline.serve.web.door import CHAT, Door
+from pipeline.serve.web.looks import trouble
+
+__all__ = ["install", "trouble"]
 
 HERE = Path(__file__).parent
 

@@ -57,10 +57,22 @@ def export(who: Who, store: TheStore, talks: TheTalks) -> Response:
 
 
 @router.post("/forget")
-def forget(who: Who, store: TheStore, talks: TheTalks) -> Response:
+def forget(who: Who, store: TheStore, talks: TheTalks, sure: Ticked = False) -> Response:
     """Forget everything that is remembered; rooms stay."""
+    if not sure:
+        return _account(who, store, status=400, error=words()["account"]["unsure"])
     talks.erasure.memories(who)
     return _account(who, store, note=words()["account"]["forgotten"])
+
+
+@router.post("/talks")
+def erase_talks(who: Who, store: TheStore, talks: TheTalks, sure: Ticked = False) -> Response:
+    """Erase everything that was said and what came of it; the account stays."""
+    texts = words()["account"]
+    if not sure:
+        return _account(who, store, status=400, error=texts["unsure"])
+    clean = talks.erasure.everything(who, account=False)
+    return _account(who, store, note=texts["talks_gone"] if clean else texts["talks_gone_later"])
 
 
 @router.post("/leave")
@@ -83,8 +95,8 @@ def leave(
             accounts.confirm(who.person, password, address=address)
     except ApiError as error:
         return _account(who, store, status=error.status, error=error.message)
-    talks.erasure.everything(who, account=True)
-    return without_cookie(page("good_bye"))
+    clean = talks.erasure.everything(who, account=True)
+    return without_cookie(page("good_bye", later=not clean))
 
 
 def _account(who: Member, store: Store, **values: Any) -> Response:

@@ -85,13 +85,15 @@ def build(state: State) -> gr.Blocks:
         on = partial(_listen, state)
         on(blocks.load, scenes.first, [], scene)
         on(new.click, scenes.start, [manner], scene)
-        on(rooms.opened, scenes.open, [], scene)
+        on(rooms.opened, scenes.open, [rooms], scene)
+        on(rooms.more, scenes.more_rooms, [rooms], [rooms])
         on(talk.said, scenes.said, [rooms], [rooms])
         on(talk.gone, scenes.first, [], scene)
         on(manner.input, scenes.speak, [rooms, manner], [preview])
         on(moods_tab.select, scenes.moods, [rooms], [moods])
         on(notes_tab.select, scenes.notes, [], [notes])
-        on(notes.forgot, scenes.forget, [], [notes])
+        on(notes.forgot, scenes.forget, [notes], [notes])
+        on(notes.more, scenes.more_notes, [notes], [notes])
     return blocks
 
 
@@ -102,7 +104,7 @@ def _part(name: str, texts: dict[str, str], **props: Any) -> gr.HTML:
     one. The script sets text as text.
     """
     start = f'import("/static/{name}.js").then((part) => part.start({{element, props, watch, trigger}}))'
-    events = {"rooms": "'opened'", "talk": "'said', 'gone'", "notes": "'forgot'"}[name]
+    events = {"rooms": "'opened', 'more'", "talk": "'said', 'gone'", "notes": "'forgot', 'more'"}[name]
     return gr.HTML(
         None,
         html_template="",

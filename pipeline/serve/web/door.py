@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from starlette.datastructures import State
+from starlette.datastructures import MutableHeaders, State
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pipeline.serve.accounts import TERMS_VERSION
 from pipeline.serve.native.access import member_of
@@ -19,7 +19,11 @@ OPEN = ("/assets/", "/static/", "/theme.css", "/gradio_api/run/", "/gradio_api/s
 
 
 class Door:
-    """Sends whoever is not logged in to the log-in, and to the terms whoever has not agreed to them."""
+    """Sends whoever is not logged in to the log-in, and to the terms whoever has not agreed to them.
+
+    Of what Gradio says of its own answers two things are put right: it allows every page of this machine's to read
+    them, and it leaves open how long files may be kept whose names change with what is in them.
+    """
 
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app, self.state = app, state
@@ -33,13 +37,29 @@ class Door:
             elsewhere = await asyncio.to_thread(self._elsewhere, Request(scope), path)
             if elsewhere:
                 return await RedirectResponse(elsewhere, 303)(scope, receive, send)
-        await self.app(scope, receive, send)
+
+        async def ours(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                _keep(path, MutableHeaders(scope=message))
+            await send(message)
+
+        await self.app(scope, receive, ours if path.startswith((CHAT, "/static/")) else send)
 
     def _elsewhere(self, request: Request, path: str) -> str | None:
         found = member_of(self.state, request)
         if found is None:
             return "/log-in"
         return None if path != CHAT or agreed(self.state.store, found.person.id) else "/consent"
+
+
+def _keep(path: str, headers: MutableHeaders) -> None:
+    """How long a browser keeps a part of the page, and that no other page reads it."""
+    for name in ("access-control-allow-origin", "access-control-allow-credentials"):
+        del headers[name]
+    if path.startswith(f"{CHAT}/assets/"):
+        headers["Cache-Control"] = "public, max-age=31536000, immutable"
+    else:
+        headers["Cache-Control"] = "no-cache" if path.startswith("/static/") else "no-store"
 
 
 def agreed(store: Store, user: str, kind: str = "terms") -> bool:

@@ -68,8 +68,10 @@ def log_in(name: Name, password: Password, accounts: TheAccounts, address: Addre
 
 
 @router.get("/sign-up")
-def sign_up_form() -> Response:
+def sign_up_form(request: Request) -> Response:
     """Ask for a name and a password to be, and for consent."""
+    if member_of(request.app.state, request):
+        return home()
     return page("sign_up", name="", agree=False, training=False)
 
 

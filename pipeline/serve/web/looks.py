@@ -11,6 +11,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.chat.resources import data
+from pipeline.serve.errors import ApiError
 
 HERE = Path(__file__).parent
 # Our own pages need neither inline scripts nor inline styles.
@@ -36,6 +37,11 @@ def _templates() -> Environment:
 def html(name: str, /, **values: Any) -> str:
     """A template filled in; values are escaped."""
     return _templates().get_template(f"{name}.html.j2").render(t=words(), lines=data("help_lines"), **values)
+
+
+def trouble(error: ApiError) -> HTMLResponse:
+    """A page for whoever cannot be shown what they asked for."""
+    return page("trouble", status=error.status, message=error.plain["detail"])
 
 
 def page(name: str, /, *, status: int = 200, **values: Any) -> HTMLResponse:

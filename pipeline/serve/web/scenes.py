@@ -18,8 +18,8 @@ from pipeline.serve.web.looks import html, words
 
 ZONE = ZoneInfo("Asia/Seoul")
 WEEKS = 8
-SHOWN = 200
-"""The newest exchanges of a room and the newest notes that are shown; what is older stands in the download."""
+SHOWN, MOST = 50, 2000
+"""How many exchanges, rooms or notes are shown at first and with every "more"; how many rooms or notes at most."""
 
 Shown = tuple[dict[str, Any], dict[str, Any], str, str]
 """Values of: the list of rooms, the conversation, the chosen manner, its preview."""
@@ -38,26 +38,28 @@ class Scenes:
 
     def first(self, who: Member, said: Any) -> Shown:
         """The newest room that is open; a first one for whoever never had any."""
-        rooms = self._rooms(who)
+        rooms = self._state.store.rooms.of(who.person.id, limit=SHOWN)
         if not rooms:
             return self.start(who, said, None)
-        return self._shown(who, rooms, next((room for room in rooms if room.ended_at is None), None))
+        return self._shown(who, next((room for room in rooms if room.ended_at is None), None))
 
-    def open(self, who: Member, said: Any) -> Shown:
+    def open(self, who: Member, said: Any, listed: Any) -> Shown:
         """The room that was chosen."""
         wanted = said.get("room") if isinstance(said, dict) else None
-        rooms = self._rooms(who)
-        return self._shown(who, rooms, next((room for room in rooms if room.id == wanted), None))
+        return self._shown(who, self._room(who, {"open": wanted}), _length(listed, "rooms"))
+
+    def more_rooms(self, who: Member, said: Any, listed: Any) -> dict[str, Any]:
+        """A longer list of rooms."""
+        return self._listed(who, self._room(who, listed), _length(listed, "rooms") + SHOWN)
 
     def start(self, who: Member, said: Any, manner: str | None) -> Shown:
         """A new room in the manner of the last one."""
         room = self._state.store.rooms.start(who.person.id, manner if manner in self.manners else DEFAULT)
-        return self._shown(who, self._rooms(who), room)
+        return self._shown(who, room)
 
     def said(self, who: Member, said: Any, listed: Any) -> dict[str, Any]:
         """The list of rooms after something was said in one."""
-        room = self._room(who, listed)
-        return self._listed(self._rooms(who), room.id if room else None)
+        return self._listed(who, self._room(who, listed), _length(listed, "rooms"))
 
     def speak(self, who: Member, said: Any, listed: Any, manner: str | None) -> str:
         """Change the manner of the open room; returns its preview."""
@@ -76,40 +78,56 @@ class Scenes:
 
     def notes(self, who: Member, said: Any) -> dict[str, Any]:
         """What is remembered, the newest first."""
-        newest = self._state.talks.counselor.export(who.memory)["exchanges"][::-1]
-        return {"notes": [{key: row[key] for key in ("id", "when", "user")} for row in newest[:SHOWN]]}
+        return self._notes(who, SHOWN)
 
-    def forget(self, who: Member, said: Any) -> dict[str, Any]:
+    def more_notes(self, who: Member, said: Any, noted: Any) -> dict[str, Any]:
+        """More of what is remembered."""
+        return self._notes(who, _length(noted, "notes") + SHOWN)
+
+    def forget(self, who: Member, said: Any, noted: Any) -> dict[str, Any]:
         """Forget one note; returns the others."""
         note = said.get("note") if isinstance(said, dict) else None
         if isinstance(note, str):
             self._state.talks.erasure.memory_of(who, note)
-        return self.notes(who, said)
+        return self._notes(who, _length(noted, "notes"))
 
-    def _rooms(self, who: Member) -> list[Room]:
-        return self._state.store.rooms.of(who.person.id, limit=200)
+    def _notes(self, who: Member, count: int) -> dict[str, Any]:
+        newest = self._state.talks.counselor.export(who.memory)["exchanges"][::-1]
+        notes = [{key: row[key] for key in ("id", "when", "user")} for row in newest[:count]]
+        return {"notes": notes, "more": len(newest) > count}
 
     def _room(self, who: Member, listed: Any) -> Room | None:
         """The open room as the browser names it, if it is this user's."""
         wanted = listed.get("open") if isinstance(listed, dict) else None
         return self._state.store.rooms.get(who.person.id, wanted) if isinstance(wanted, str) else None
 
-    def _shown(self, who: Member, rooms: list[Room], room: Room | None) -> Shown:
+    def _shown(self, who: Member, room: Room | None, count: int = SHOWN) -> Shown:
         manner = room.character if room and room.character in self.manners else DEFAULT
-        return self._listed(rooms, room.id if room else None), self._talk(who, room), manner, preview(manner)
+        return self._listed(who, room, count), self._talk(who, room), manner, preview(manner)
 
-    def _listed(self, rooms: list[Room], chosen: str | None) -> dict[str, Any]:
-        return {"open": chosen, "rooms": [{"id": r.id, "name": _name(r), "ended": bool(r.ended_at)} for r in rooms]}
+    def _listed(self, who: Member, chosen: Room | None, count: int) -> dict[str, Any]:
+        rooms = self._state.store.rooms.of(who.person.id, limit=count + 1)
+        named = [{"id": room.id, "name": _name(room), "ended": bool(room.ended_at)} for room in rooms[:count]]
+        return {"open": chosen.id if chosen else None, "rooms": named, "more": len(rooms) > count}
 
     def _talk(self, who: Member, room: Room | None) -> dict[str, Any]:
         if room is None:
-            return {"room": None, "ended": False, "dialogs": []}
-        dialogs = self._state.store.rooms.dialogs(who.person.id, room.id, limit=SHOWN)
+            return {"room": None, "title": None, "ended": False, "more": False, "dialogs": []}
+        newest = self._state.store.rooms.dialogs(who.person.id, room.id, limit=SHOWN + 1)
+        dialogs = newest[-SHOWN:]
         return {
             "room": room.id,
+            "title": room.title,
+            "more": len(newest) > SHOWN,
             "ended": room.ended_at is not None,
             "dialogs": [dialog.model_dump(mode="json") for dialog in dialogs],
         }
+
+
+def _length(value: Any, name: str) -> int:
+    """How much the browser shows of a list, as it says itself; never less than at first."""
+    shown = value.get(name) if isinstance(value, dict) else None
+    return min(MOST, max(SHOWN, len(shown))) if isinstance(shown, list) else SHOWN
 
 
 def preview(manner: str) -> str:

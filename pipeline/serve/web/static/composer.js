@@ -1,20 +1,22 @@
 // Where one writes. Enter sends, Shift+Enter makes a new line; Enter that ends a Hangul syllable does neither.
+// Keyboards on a screen have no Shift+Enter: there Enter makes a new line, and the button sends.
 
 import { button, el } from "./dom.js";
 
 export function composer(words, { send, stop }) {
-  const text = el("textarea", { id: "message", rows: 2, maxlength: 20000, placeholder: words.write, "aria-describedby": "message-hint" });
+  const fingers = window.matchMedia("(pointer: coarse)").matches;
+  const text = el("textarea", { id: "message", rows: 2, maxlength: 20000, placeholder: words.write, "aria-describedby": fingers ? null : "message-hint" });
   const two = el("input", { type: "checkbox" });
   const go = el("button", { class: "go" }, words.send);
   const halt = button(words.stop, stop, { class: "halt", hidden: true });
   const form = el("form", { class: "composer", onsubmit: submit },
     el("label", { for: "message", class: "unseen" }, words.write), text,
     el("div", { class: "row" }, el("label", { class: "tick" }, two, words.two), halt, go),
-    el("p", { id: "message-hint", class: "hint" }, words.hint));
+    fingers ? null : el("p", { id: "message-hint", class: "hint" }, words.hint));
   let working = false;
 
   text.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) submit(event);
+    if (event.key === "Enter" && !fingers && !event.shiftKey && !event.isComposing) submit(event);
   });
 
   function submit(event) {

@@ -5,7 +5,8 @@ import { button, el } from "./dom.js";
 export function start({ element, props, watch, trigger }) {
   const words = props.words;
   const list = el("ul");
-  element.replaceChildren(el("div", { class: "notes" }, el("p", {}, words.notes_hint), list));
+  const more = button(words.notes_more, () => trigger("more", {}), { class: "more" });
+  element.replaceChildren(el("div", { class: "notes" }, el("p", {}, words.notes_hint), list, more));
 
   function show() {
     const notes = props.value?.notes ?? [];
@@ -14,6 +15,7 @@ export function start({ element, props, watch, trigger }) {
         button(words.notes_forget, () => trigger("forgot", { note: note.id }))),
     );
     list.replaceChildren(...(items.length ? items : [el("li", {}, words.notes_none)]));
+    more.hidden = !props.value?.more;
   }
 
   watch("value", show);

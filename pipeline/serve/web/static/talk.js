@@ -1,9 +1,14 @@
 // The conversation of one room: streaming, stopping, answering anew, editing, two replies to choose from.
 
+import { closing } from "./closing.js";
 import { composer } from "./composer.js";
 import { button, el } from "./dom.js";
 import { bubble, turn } from "./turns.js";
 import { json, stream } from "./wire.js";
+
+const PAGE = 50; // exchanges that are fetched at once
+const NEWEST = 200; // as many as the API gives at once
+const NEAR = 240; // pixels from the end within which one is reading the newest
 
 export function start({ element, props, watch, trigger }) {
   const { words, crisis, lines } = props;
@@ -11,31 +16,32 @@ export function start({ element, props, watch, trigger }) {
   const status = el("p", { class: "unseen", role: "status" });
   const alarm = el("p", { class: "alarm", role: "alert", hidden: true });
   const note = el("p", { class: "note" });
-  const end = button(words.end, endRoom);
-  const drop = button(words.delete_room, deleteRoom);
+  const before = button(words.older, older, { class: "older" });
+  const foot = closing(words, { rename, end: endRoom, drop: deleteRoom });
   const form = composer(words, { send, stop: () => running?.abort() });
-  let room = null, ended = false, dialogs = [], running = null;
-  element.replaceChildren(el("div", { class: "talk" }, list, note, alarm, status, form.element, el("div", { class: "closing" }, end, drop)));
+  let room = null, title = null, ended = false, more = false, dialogs = [], running = null;
+  element.replaceChildren(el("div", { class: "talk" }, before, list, note, alarm, status, form.element, foot.element));
   const does = { again: (dialog) => answerAnew(dialog, null), edit: answerAnew, drop: dropOne, fail };
+  const drawn = (dialog) => turn(dialog, { words, crisis, lines, last: dialog === dialogs.at(-1), ended, does });
 
   function show(focus = false) {
-    const last = dialogs.at(-1);
-    list.replaceChildren(...dialogs.map((dialog) => turn(dialog, { words, crisis, lines, last: dialog === last, ended, does })));
+    list.replaceChildren(...dialogs.map(drawn));
+    before.hidden = !more;
     note.textContent = room === null ? words.nothing : ended ? words.ended : dialogs.length ? "" : words.welcome;
     note.hidden = !note.textContent;
     form.element.hidden = room === null || ended;
-    end.hidden = room === null || ended;
-    drop.hidden = room === null;
+    foot.show(room, title, ended);
     if (focus) form.focus();
     toEnd();
   }
 
   function load() {
     running?.abort();
-    ({ room, ended, dialogs } = { room: null, ended: false, dialogs: [], ...props.value });
+    ({ room, title, ended, more, dialogs } = { room: null, title: null, ended: false, more: false, dialogs: [], ...props.value });
     alarm.hidden = true;
     form.clear();
     show();
+    document.fonts.ready.then(toEnd); // with its own font the page is longer
   }
 
   // Runs one request at a time; whatever happens, the form is free again afterwards.
@@ -57,15 +63,36 @@ export function start({ element, props, watch, trigger }) {
   }
 
   async function recover(error, stopped) {
-    dialogs = await json("GET", `/api/rooms/${room}/dialogs?limit=200`).catch(() => dialogs);
+    const newest = await json("GET", `/api/rooms/${room}/dialogs?limit=${NEWEST}`).catch(() => dialogs);
+    dialogs = [...dialogs.filter((one) => one.position < newest[0]?.position), ...newest];
     show();
     status.textContent = stopped ? words.stopped : "";
-    if (!stopped) fail(error);
+    if (!stopped) fail(error, words.failed);
   }
 
-  function fail(error) {
-    alarm.textContent = error.status === 429 ? words.busy : (error.code && error.message) || words.failed;
+  function fail(error, otherwise = words.undone) {
+    alarm.textContent = (error.code && error.message) || otherwise;
     alarm.hidden = false;
+  }
+
+  // Puts earlier exchanges above the others; what was in view stays where it is.
+  async function older() {
+    const here = room, first = list.firstElementChild, place = first?.getBoundingClientRect().top;
+    const until = dialogs.length ? `&before=${dialogs[0].position}` : "";
+    try {
+      const found = await json("GET", `/api/rooms/${room}/dialogs?limit=${PAGE + 1}${until}`);
+      if (here !== room) return;
+      const earlier = found.slice(-PAGE);
+      more = found.length > PAGE;
+      dialogs = [...earlier, ...dialogs];
+      list.prepend(...earlier.map(drawn));
+      before.hidden = !more;
+      if (!more) list.firstElementChild?.focus({ preventScroll: true });
+      if (first) document.scrollingElement.scrollTop += first.getBoundingClientRect().top - place;
+      status.textContent = words.older_shown;
+    } catch (error) {
+      fail(error);
+    }
   }
 
   async function send(text, two) {
@@ -97,7 +124,7 @@ export function start({ element, props, watch, trigger }) {
     toEnd();
     const answer = await stream(method, path, body, signal, (piece) => {
       growing.append(piece);
-      toEnd();
+      follow();
     });
     return kept(answer);
   }
@@ -112,11 +139,13 @@ export function start({ element, props, watch, trigger }) {
   }
 
   async function offer(text, signal) {
-    list.append(el("li", { class: "turn" }, bubble("you", words, text)));
+    const waiting = bubble("it", words, "", { "aria-busy": "true" });
+    list.append(el("li", { class: "turn" }, bubble("you", words, text), waiting));
     note.hidden = true;
     toEnd();
     const two = await json("POST", `/api/rooms/${room}/choices`, { text }, signal);
     if (two.answer) return kept(two.answer);
+    waiting.remove();
     const question = el("h2", { tabindex: -1 }, words.choose);
     list.append(el("li", { class: "two" }, question, ...["a", "b"].map((name) => option(two, name))));
     toEnd();
@@ -145,6 +174,19 @@ export function start({ element, props, watch, trigger }) {
     }
   }
 
+  async function rename(wanted) {
+    try {
+      ({ title } = await json("PATCH", `/api/rooms/${room}`, { title: wanted }));
+      foot.show(room, title, ended);
+      status.textContent = words.renamed;
+      trigger("said", { room });
+      return true;
+    } catch (error) {
+      fail(error);
+      return false;
+    }
+  }
+
   async function endRoom() {
     try {
       await json("POST", `/api/rooms/${room}/end`);
@@ -157,7 +199,6 @@ export function start({ element, props, watch, trigger }) {
   }
 
   async function deleteRoom() {
-    if (!window.confirm(words.delete_room_sure)) return;
     try {
       await json("DELETE", `/api/rooms/${room}`);
       trigger("gone", {});
@@ -167,7 +208,13 @@ export function start({ element, props, watch, trigger }) {
   }
 
   function toEnd() {
-    requestAnimationFrame(() => form.element.scrollIntoView({ block: "nearest" }));
+    requestAnimationFrame(() => foot.element.scrollIntoView({ block: "end" }));
+  }
+
+  // What streams in is followed, unless the reader has gone up to read something else.
+  function follow() {
+    const page = document.scrollingElement;
+    if (page.scrollHeight - page.scrollTop - window.innerHeight < NEAR) toEnd();
   }
 
   watch("value", load);

@@ -17,7 +17,7 @@ export function crisisCard(crisis, lines) {
 // `does`: again(dialog), edit(dialog, text), drop(dialog), fail(error); `last`: it may be answered anew.
 export function turn(dialog, { words, crisis, lines, last, ended, does }) {
   const said = bubble("you", words, dialog.message);
-  const item = el("li", { class: "turn", "data-id": dialog.id }, said, bubble("it", words, dialog.reply));
+  const item = el("li", { class: "turn", tabindex: -1, "data-id": dialog.id }, said, bubble("it", words, dialog.reply));
   if (dialog.risk === "high") item.append(crisisCard(crisis, lines));
   const tools = el("div", { class: "tools" }, ...thumbs(dialog, words, does));
   if (dialog.recalled.length) tools.append(...recollection(dialog, words, does, item));
