@@ -189,6 +189,7 @@ def terminal(browser: Browser, arguments: tuple[str, ...], path: Path) -> None:
         UserError: the command fails.
     """
     from rich.console import Console
+    from rich.terminal_theme import MONOKAI
     from rich.text import Text
 
     with tempfile.TemporaryDirectory() as folder:
@@ -199,7 +200,7 @@ def terminal(browser: Browser, arguments: tuple[str, ...], path: Path) -> None:
         raise UserError(f"gonggam {arguments[0]} failed", made.stderr.strip().splitlines()[-1])
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(Text.from_ansi(made.stdout))
-    drawn = console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+    drawn = console.export_html(inline_styles=True, theme=MONOKAI, code_format="<pre>{code}</pre>")
     with window(browser, DESKTOP) as page:
         page.set_content(f"<style>{style(made.stdout)}</style>{drawn}")
         save(page.locator("pre"), path)
@@ -208,7 +209,7 @@ def terminal(browser: Browser, arguments: tuple[str, ...], path: Path) -> None:
 def style(text: str) -> str:
     """How a terminal looks."""
     font = '14px/1.3 "DejaVu Sans Mono", "Gonggam Nanum", monospace'
-    look = f"font: {font}; background: #16181b; color: #e8e6e1; padding: 18px; width: max-content; margin: 0"
+    look = f"font: {font}; background: #0c0c0c; color: #d9d9d9; padding: 18px; width: max-content; margin: 0"
     return f"{font_face_css(text)} pre {{ {look} }}"
 
 

@@ -261,6 +261,30 @@ def test_a_room_gets_a_name_and_all_talks_are_erased(service, browser):
     assert holding(folder, "울릉도") == []
 
 
+def test_whoever_was_logged_out_or_cut_off_is_told(service, browser):
+    address, _, _, _ = service
+    with visiting(browser, address, **PHONE) as visitor:
+        page = visitor.page
+        visitor.sign_up("offline")
+        page.route("**/*api/**", lambda route: route.abort())
+        visitor.write("전철이 터널에 들어갔어요")
+        page.get_by_text("답을 가져오지 못했어요").wait_for()
+        assert page.locator("#message").input_value() == "전철이 터널에 들어갔어요"
+        visitor.tab("기억")
+        page.get_by_text("지금은 보여 드리지 못했어요").wait_for()
+        assert page.get_by_text("아직 기억하는 이야기가 없어요").count() == 0
+        assert page.locator(".toast-wrap").is_hidden()
+        page.unroute("**/*api/**")  # the page comes back by itself
+        page.locator("#trouble").wait_for(state="hidden")
+        page.locator("#message").wait_for()
+        visitor.tab("마음 흐름")
+        page.locator(".moods").wait_for()
+        page.context.clear_cookies()
+        visitor.tab("말투")
+        visitor.tab("기억")
+        page.wait_for_url("**/log-in")
+
+
 def test_the_keyboard_is_enough(service, browser):
     address, app, _, _ = service
     with visiting(browser, address) as visitor:

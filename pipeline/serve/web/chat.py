@@ -30,6 +30,10 @@ import gradio as gr
 
 HERE = Path(__file__).parent
 FONT = (FAMILY, "system-ui", "sans-serif")
+HEAD = (
+    '<link rel="icon" href="/static/icon.svg"><link rel="stylesheet" href="/static/frame.css">'
+    '<script type="module" src="/static/frame.js"></script>'
+)
 COLOURS = yaml.safe_load((HERE / "colours.yaml").read_text("utf-8"))
 
 
@@ -52,7 +56,7 @@ def mount(app: FastAPI, path: str) -> None:
         max_file_size=1,
         theme=theme(),
         css_paths=[HERE / "static" / "font.css", HERE / "static" / "chat.css"],
-        head='<link rel="icon" href="/static/icon.svg"><script type="module" src="/static/frame.js"></script>',
+        head=HEAD,
     )
 
 

@@ -15,7 +15,7 @@ from pipeline.serve.store import Store
 
 CHAT = "/chat"
 # Gradio also takes uploads, fetches other hosts' pages, lists its users and much else: none of it is needed here.
-OPEN = ("/assets/", "/static/", "/theme.css", "/gradio_api/run/", "/gradio_api/startup-events")
+OPEN = ("/assets/", "/static/", "/theme.css", "/gradio_api/run/", "/gradio_api/startup-events", "/gradio_api/app_id")
 
 
 class Door:

@@ -19,6 +19,9 @@ export function composer(words, { send, stop }) {
     if (event.key === "Enter" && !fingers && !event.shiftKey && !event.isComposing) submit(event);
   });
 
+  // Gradio loads the page anew once a lost connection is back.
+  window.addEventListener("beforeunload", (event) => text.value.trim() && event.preventDefault());
+
   function submit(event) {
     event.preventDefault();
     const wanted = text.value.trim();

@@ -7,7 +7,7 @@ export function start({ element, props, watch, trigger }) {
   const wide = () => window.innerWidth >= 800;
   const list = el("ul");
   const here = el("span", { class: "here" });
-  const more = button(words.more_rooms, () => trigger("more", {}), { class: "more" });
+  const more = button(words.more_rooms, () => trigger("more", {}), { class: "more", hidden: true });
   const shelf = el("details", { open: wide() }, el("summary", {}, words.rooms, here), list, more);
   element.replaceChildren(el("nav", { class: "rooms", "aria-label": words.rooms }, shelf));
 
@@ -17,7 +17,8 @@ export function start({ element, props, watch, trigger }) {
   }
 
   function show() {
-    const { rooms = [], open = null, more: others = false } = props.value ?? {};
+    if (!props.value) return;
+    const { rooms, open, more: others } = props.value;
     const items = rooms.map((room) =>
       el("li", {}, button(room.name, () => choose(room), { "aria-current": room.id === open && "true", class: room.ended && "ended" })),
     );

@@ -28,7 +28,7 @@ export function start({ element, props, watch, trigger }) {
     list.replaceChildren(...dialogs.map(drawn));
     before.hidden = !more;
     note.textContent = room === null ? words.nothing : ended ? words.ended : dialogs.length ? "" : words.welcome;
-    note.hidden = !note.textContent;
+    note.hidden = !note.textContent || !props.value;
     form.element.hidden = room === null || ended;
     foot.show(room, title, ended);
     if (focus) form.focus();
