@@ -11,6 +11,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 TEXTS = ["오늘은 정말 힘든 하루였어요.", "친구와 다퉈서 마음이 무거워요.", "요즘 잠이 안 와서 걱정이에요."]
+TEXTS += ["0123456789번째로 힘들어요", "그래도 응원해요"]
 WORDPIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 FREE = ["<s>", "</s>", "<usr>", "<pad>", "<sys>", "<unk>", "<mask>", "<d>", "</d>", "<unused0>", "<unused1>"]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}

@@ -25,7 +25,7 @@ tiny:
    intermediate_size: 32, max_position_embeddings: 64, max_steps: 1}}
 classify:
   {{answers: {table}, precision: 0.9, learning_rate: 5e-3, num_train_epochs: 6, per_device_train_batch_size: 8,
-   max_length: 48, early_stopping_patience: 3}}
+   max_length: 48, early_stopping_patience: 3, learning_curve: [0.3, 0.02]}}
 """
 
 
@@ -75,6 +75,10 @@ def test_it_learns_and_tells_how_well(run):
     page = (run.stage("classify") / "report.md").read_text("utf-8")
     for heading in ("accuracy", "macro-F1", "expected calibration error", "What is mixed up", "Learning curve"):
         assert heading in page
+    sizes = [point["texts"] for point in metrics["learning_curve"]]
+    assert sizes == [round(0.02 * sizes[-1]), round(0.3 * sizes[-1]), metrics["examples"]["train"]]
+    assert metrics["learning_curve"][-1]["accuracy"] == metrics["test"]["accuracy"]
+    assert not list((run.stage("classify") / "learning").glob("*/checkpoints"))
     assert "| label | taken for | texts |" in page or "Nothing: every" in page
 
 
@@ -136,6 +140,9 @@ def test_labels_unknown_to_training_are_left_out_and_counted(tmp_path):
     assert (found.labels, found.unknown, found.single) == (("x/1", "y"), {"new": 1}, ("y",))
     assert read_labelled(tmp_path, Naming(levels=1)).labels == ("x", "y")
     assert read_labelled(tmp_path, Naming(merge={"x/1": "z"})).labels == ("y", "z")
+    part = read_labelled(tmp_path, Naming()).part(0.4)
+    assert len(part.splits["train"]) == 1
+    assert part.labels == ("x/1", "y")  # labels without a text stay labels
     put("train", [("a", "x")])
     with pytest.raises(UserError, match="1 labels where two are needed"):
         read_labelled(tmp_path, Naming())

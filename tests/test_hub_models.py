@@ -70,7 +70,8 @@ def test_kogpt2_reads_korean_and_learns_its_own_end(tmp_path):
     chat = 'chat: {system: none, sentiment: {일상: "0", 이별: "1", 사랑: "2"}, recent_turns: 0}\n'
     run = done(tmp_path, "chatbot_ko", CHAT, sft + chat, base, ", chat_template: kogpt2-sentiment")
     tokenizer = load_tokenizer(str(run.stage("sft") / "model"))
-    assert (tokenizer.eos_token, tokenizer.pad_token, len(tokenizer)) == ("</s>", "<pad>", 80)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == ("</s>", "<pad>")
+    assert len(tokenizer) == len(load_tokenizer(str(base)))
     asked = [{"role": "user", "content": "오늘은 힘든 하루였어요.", "sentiment": "1"}]
     ids = encode(tokenizer, asked)
     pieces = tokenizer.convert_ids_to_tokens(ids)
@@ -90,5 +91,7 @@ def test_kobart_converts_styles(tmp_path):
     (tmp_path / "styles.tsv").write_text("base\tstyle\tstyled\n" + rows, encoding="utf-8")
     style = f"style: {{files: [{tmp_path}/styles.tsv], max_steps: 1, held_out: 0.3}}\n"
     run = done(tmp_path, "wellness", WELLNESS, style, base)
-    assert run.manifest("style")["metrics"]["held_out"] == 1
+    measured = run.manifest("style")["metrics"]["measures"]
+    assert [row["chrf"] for row in measured][-1] == 100
+    assert "style accuracy" not in measured[0]  # there is but one style to tell
     assert load_converter(str(run.stage("style") / "model"))("오늘은 힘든 하루였어요.", persona("선비"))

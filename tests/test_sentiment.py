@@ -80,6 +80,13 @@ def test_the_sentiment_stands_in_the_rows_and_eos_is_trained(run, bot):
         assert VALUES[talk["category"]] == user["sentiment"]
 
 
+def test_the_sentiments_token_is_shown_under_its_name(run, bot):
+    from pipeline.train.preview import preview
+
+    row = preview(bot.backend.tokenizer, run.stage("prepare"), "train", 1, system=None, max_length=None)[0]
+    assert "".join(text for text, role in row.tokens if role == "context").count("<sent>") == 1
+
+
 def test_serving_reads_the_ids_that_training_read(bot):
     from pipeline.prompt import encode
 

@@ -23,7 +23,6 @@ from transformers import (
 
 from gonggam.errors import UserError
 from gonggam.files import publishing, write_json
-from pipeline.chat.classifier import fit
 from pipeline.chat.personas import STYLES, style_prompt
 from pipeline.model import hub_errors, source_of
 from pipeline.train.loop import arguments, forget_checkpoints, train
@@ -68,9 +67,8 @@ def run_style(
     if section.lora is not None:
         model = model.merge_and_unload()
     made = convert(model, tokenizer, held_out, keys.max_length, keys.num_beams)
-    teller = fit([row.styled for row in learn], [row.style for row in learn], c=10.0)
     metrics = {"rows": len(learn), "held_out": len(held_out), "styles": sorted({row.style for row in rows})}
-    metrics |= {"measures": measures(teller, held_out, made), **result}
+    metrics |= {"measures": measures(learn, held_out, made), **result}
     if trainer.accelerator.is_main_process:
         with publishing(folder / "model") as aside:
             model.save_pretrained(aside)

@@ -9,23 +9,28 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 
 from gonggam.page import Page
-from pipeline.chat.classifier import NgramClassifier
+from pipeline.chat.classifier import NgramClassifier, fit
 from pipeline.train.style_rows import Styled
 
 
-def measures(teller: NgramClassifier, rows: Sequence[Styled], made: Sequence[str]) -> list[dict[str, Any]]:
-    """chrF (0-100, sacrebleu) and style accuracy of converted texts, beside plain ones and what people wrote."""
-    wanted = [row.styled for row in rows]
+def measures(learnt: Sequence[Styled], rows: Sequence[Styled], made: Sequence[str]) -> list[dict[str, Any]]:
+    """chrF (0-100, sacrebleu) and style accuracy of converted texts, beside plain ones and what people wrote.
 
-    def told(texts: Sequence[str]) -> float:
-        right = 0
-        for text, row in zip(texts, rows, strict=True):
-            found = teller.probabilities(text)
-            right += max(found, key=found.__getitem__) == row.style
-        return right / len(rows)
+    Styles are told by a classifier fitted on the rows that were ``learnt``; where these have but one, there is nothing
+    to tell.
+    """
+    wanted, styles = [row.styled for row in rows], [row.style for row in learnt]
+    teller = fit([row.styled for row in learnt], styles, c=10.0) if len(set(styles)) > 1 else None
 
     ways = {"converted": list(made), "left as it is": [row.base for row in rows], "written by people": wanted}
-    return [{"text": way, "chrf": _chrf(texts, wanted), "style accuracy": told(texts)} for way, texts in ways.items()]
+    return [
+        {
+            "text": way,
+            "chrf": _chrf(texts, wanted),
+            **({"style accuracy": _told(teller, texts, rows)} if teller else {}),
+        }
+        for way, texts in ways.items()
+    ]
 
 
 def by_style(rows: Sequence[Styled], made: Sequence[str]) -> list[dict[str, Any]]:
@@ -56,6 +61,12 @@ def write_report(folder: Path, metrics: Mapping[str, Any], rows: Sequence[Styled
     page.section("Examples").table(shown)
     page.write(folder / "report.html")
     page.write_markdown(folder / "report.md")
+
+
+def _told(teller: NgramClassifier, texts: Sequence[str], rows: Sequence[Styled]) -> float:
+    """Share of the texts whose likeliest style is the wanted one."""
+    found = [teller.probabilities(text) for text in texts]
+    return sum(max(one, key=one.__getitem__) == row.style for one, row in zip(found, rows, strict=True)) / len(rows)
 
 
 def _chrf(texts: Sequence[str], wanted: Sequence[str]) -> float:
