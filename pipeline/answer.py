@@ -109,14 +109,13 @@ def _record(question: str, replies: Sequence[Reply]) -> dict[str, Any]:
 
 def _resume(partial: Path, begun: dict[str, Any]) -> int:
     """Rows that are done already; what was begun with other questions or runs, or cut short, is thrown away."""
-    whole: list[str] = []
+    head = json.dumps(begun, ensure_ascii=False).encode()
+    whole: list[bytes] = []
     if partial.is_file():
-        lines = partial.read_text("utf-8").splitlines(keepends=True)
-        if lines and lines[0].endswith("\n") and json.loads(lines[0]) == begun:
-            whole = [line for line in lines[1:] if line.endswith("\n")]
-    with writing(partial) as file:
-        file.write(json.dumps(begun, ensure_ascii=False) + "\n")
-        file.writelines(whole)
+        *lines, _ = partial.read_bytes().split(b"\n")  # the last one was cut short, maybe within a character
+        whole = lines[1:] if lines[:1] == [head] else []
+    with writing(partial, "wb") as file:
+        file.writelines(line + b"\n" for line in (head, *whole))
     return len(whole)
 
 

@@ -67,6 +67,7 @@ def only_error(path, overrides=()):
         (GOOD.replace("reference: sft", "loss_type: sigmoid"), 9, "write [sigmoid]"),
         (GOOD.replace("hidden_size: 64", "hidden_size: 65"), 4, "multiple of num_attention_heads"),
         (GOOD.replace("hidden_size: 64", "num_key_value_heads: 3"), 4, "multiple of num_key_value_heads"),
+        (GOOD.replace("hidden_size: 64", "architecture: gpt2, num_key_value_heads: 2"), 4, "gpt2 has no num_key"),
         (GOOD.replace("tiny: {hidden_size: 64}", "tiny: 3"), 4, "tiny must hold keys and values"),
         (GOOD.replace("name: try", "name: a/b"), 1, "cannot be the name of a run"),
         (GOOD + "seed: many\n", 12, "seed must be a whole number"),

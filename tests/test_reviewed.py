@@ -123,19 +123,21 @@ def test_a_table_of_questions_is_answered_resumed_and_safe_to_open(tmp_path):
             return super().ask(texts)
 
     questions = tmp_path / "questions.txt"
-    questions.write_text("\n".join(["=1+1 수면", "@직장", *(f"가족 {n}" for n in range(48))]), encoding="utf-8")
+    questions.write_text("\n".join(["=1+1 수면", "@직장", *(f"가족\u2028{n}" for n in range(48))]), encoding="utf-8")
     bots = [("a/b", Counselor(CategoryAnswers(Counting()))), ("둘", Counselor(ScriptedBackend(GOOD)))]
     out = tmp_path / "answers.csv"
     with pytest.raises(UserError, match="stopped"):
         answer_all(questions, bots, out)
     assert not out.exists()
+    partial = tmp_path / "answers.csv.partial"
+    partial.write_bytes(partial.read_bytes() + '{"question": "가'.encode()[:-1])  # killed within a character
     Counting.asked = -1000
     assert answer_all(questions, bots, out) == 50
     assert Counting.asked == -1000 + 50 - 32  # two batches of 16 were kept
     assert not list(tmp_path.glob("*.partial"))
     with out.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["question"] for row in rows[:3]] == ["'=1+1 수면", "'@직장", "가족 0"]
+    assert [row["question"] for row in rows[:3]] == ["'=1+1 수면", "'@직장", "가족\u20280"]
     assert rows[0]["a/b category"] == "수면"
     assert float(rows[0]["a/b score"]) == 0.9
     assert rows[0]["둘 answer"] == GOOD
