@@ -42,13 +42,20 @@ def environment(home):
     return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def launch(recipe, cwd, *arguments, config="cpu", script=("-m", "pipeline")):
-    """``accelerate launch -m pipeline`` (or a script) in a folder; returns the finished process with its output."""
+def listening(heard):
+    """What to add to an environment so that a file tells whom processes call, see tests/ear."""
+    return {"EAR": str(heard), "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "ear")])}
+
+
+def launch(recipe, cwd, *arguments, config="cpu", script=("-m", "pipeline"), **more):
+    """``accelerate launch -m pipeline`` (or a script) in a folder; returns the finished process with its output.
+
+    ``more`` is added to its environment.
+    """
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(ROOT / f"recipes/accelerate/{config}.yaml"), *script, str(recipe)]
-    return subprocess.run(
-        [*command, *arguments], cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=300, check=False
-    )
+    given = {"cwd": cwd, "env": environment(cwd) | more, "timeout": 300}
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, **given)
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +79,7 @@ def mini_recipe(tmp_path_factory):
 def mini_run(mini_recipe, tmp_path_factory):
     """(run folder, finished process): every stage of the shrunken recipe through accelerate launch. Read only."""
     folder = tmp_path_factory.mktemp("mini")
-    process = launch(mini_recipe, folder)
+    process = launch(mini_recipe, folder, **listening(folder / "heard.txt"))
     assert process.returncode == 0, process.stdout + process.stderr
     return folder / "runs" / "mini", process
 
