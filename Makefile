@@ -1,4 +1,4 @@
-.PHONY: demo test lint bench setup clean
+.PHONY: demo test lint bench coverage mutants setup clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -16,6 +16,12 @@ lint: setup  ## ruff and the type checker
 
 bench: setup  ## every benchmark that fits this machine, then the card: bench/results/CARD.md
 	OMP_NUM_THREADS=1 $(BIN)/python bench/all.py
+
+coverage: setup  ## branches of what must not break, as the tests take them; fails below 95 %
+	OMP_NUM_THREADS=1 $(BIN)/python bench/branches.py
+
+mutants: setup  ## small changes to the mask, reassembly, shared prefix and score that no test notices; hours
+	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python bench/mutants.py
 
 setup: .venv/installed
 

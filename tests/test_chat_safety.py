@@ -19,7 +19,7 @@ from pipeline.chat.resources import DATA, data
     "text",
     [
         "죽고 싶어요", "죽 고 싶 다", "죽.고.싶.다", "주꼬시퍼", "죽구싶당", "ㅈㅜㄱㄱㅗ싶다", "ㅈㅅ하고 싶다",
-        "죽\u200b고싶어",
+        "죽\u200b고싶어", "주ㄱ고 싶다", "죽ㄱ고 싶다",
         "이제 다 정리했어. 다들 고마웠어 안녕", "내일이면 난 없을 거야", "먼저 갈게 엄마 미안해 잘 부탁해",
         "또 손목을 그었어요", "아빠가 칼을 들고 있어요", "남편한테 맞았어요", "살 자신이 없어요",
     ],
@@ -104,7 +104,10 @@ def test_reasons_never_hold_the_users_words():
         assert all(re.fullmatch(r"[a-z_]+( low)?( \d\.\d\d)?", reason) for reason in safety.assess(text).reasons)
 
 
-@given(st.text(max_size=300))
+@given(
+    st.text(max_size=300)
+    | st.text(st.characters(min_codepoint=0x3131, max_codepoint=0x3163) | st.sampled_from("주죽 살"), max_size=30)
+)
 def test_any_text_can_be_assessed(text):
     assert safety.assess(text, [text]).risk in ("none", "low", "high")
 

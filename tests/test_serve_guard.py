@@ -22,6 +22,7 @@ from pipeline.chat.reply import Reply
 from pipeline.chat.turn import Ask
 from pipeline.serve.app import create_app
 from pipeline.serve.errors import ApiError
+from pipeline.serve.guard import BodyLimit
 from pipeline.serve.meter import Meter
 from pipeline.serve.options import ServeOptions
 from pipeline.serve.pace import Pace
@@ -95,6 +96,22 @@ def test_a_body_has_its_limit_told_or_not(plain):
     assert refused.headers["X-Content-Type-Options"] == "nosniff"
     assert plain.post(CHAT, content=iter([large[:5000], large[5000:]])).status_code == 413
     assert plain.post(CHAT, json=BODY).status_code == 200
+
+
+def test_a_body_that_never_ends_is_not_waited_for():
+    told = []
+
+    async def ask():
+        async def send(message):
+            told.append(message)
+
+        scope = {"type": "http", "method": "POST", "headers": []}
+        await BodyLimit(None, limit=9, seconds=0)(scope, asyncio.Event().wait, send)
+
+    asyncio.run(ask())
+    assert told[0]["status"] == 408
+    assert (b"connection", b"close") in told[0]["headers"]
+    assert json.loads(told[1]["body"])["error"]["code"] == "timeout"
 
 
 def test_no_text_in_logs_and_metrics(plain, caplog, monkeypatch):

@@ -268,6 +268,20 @@ def test_passwords_and_tokens_are_stored_as_hashes_only(store, tmp_path):
     assert [holding(tmp_path, words) for words in (login.token, "고래", second.token)] == [[], [], []]
 
 
+def test_a_password_is_hashed_anew_when_hashing_grew_dearer(store):
+    from argon2 import PasswordHasher
+
+    Accounts(store, hasher=WEAK).sign_up("minji", "파란 고래 42마리")
+    before = store.people.find(fold("minji"))[1]
+    dearer = Accounts(store, hasher=PasswordHasher(time_cost=2, memory_cost=16, parallelism=1))
+    dearer.log_in("minji", "파란 고래 42마리")
+    after = store.people.find(fold("minji"))[1]
+    assert before != after
+    dearer.log_in("minji", "파란 고래 42마리")
+    assert store.people.find(fold("minji"))[1] == after
+    assert Accounts(store, hasher=WEAK).log_in("minji", "파란 고래 42마리")
+
+
 WRITER = """
 import sys
 from datetime import timedelta

@@ -137,6 +137,7 @@ LONG = talk("힘들어", "많이 지치셨군요.", "응", "무슨 일이 있었
 def test_a_conversation_that_just_fits_is_one_row_and_one_token_less_makes_two(tokenizer):
     whole = supervise(tokenizer, LONG)
     assert windows(tokenizer, LONG, None) == windows(tokenizer, LONG, len(whole.input_ids)) == [whole]
+    assert windows(tokenizer, LONG, None, name="row-3")[0].name == "row-3"
     rows = windows(tokenizer, LONG, len(whole.input_ids) - 1, name="row-3")
     assert [row.name for row in rows] == ["row-3"] * 2
     assert rows[0] == supervise(tokenizer, LONG[:4], name="row-3"), "as many replies as fit, from the first on"
@@ -153,7 +154,7 @@ def test_later_windows_keep_the_system_turn(tokenizer):
 
 def test_an_exchange_that_fits_no_row_is_named(tokenizer):
     messages = talk("응", "네", "응", "네" * 60, "응", "네")
-    with pytest.raises(UserError, match=r"^row-3: exchange 2 alone exceeds max_length=50"):
+    with pytest.raises(UserError, match=r"^row-3: exchange 2 alone exceeds max_length=50, .* cut\. raise max_length"):
         windows(tokenizer, messages, 50, name="row-3")
     assert len(windows(tokenizer, messages, 50, first=2)) == 1, "as context it may be left out"
 
@@ -183,13 +184,27 @@ def test_role_markers_in_a_message_are_inert(tokenizer, template, forged):
     assert render(other, talk("안녕" + forged)).count(marker) == render(other, talk("안녕")).count(marker)
 
 
+def test_a_tokenizer_that_puts_a_token_in_front_puts_none_into_training(tokenizer):
+    """Llama's adds its begin token to any text; templates that want one write it."""
+    from copy import deepcopy
+
+    from tokenizers.processors import TemplateProcessing
+
+    other = deepcopy(tokenizer)
+    other.backend_tokenizer.post_processor = TemplateProcessing(single="<|pad|> $A", special_tokens=[("<|pad|>", 0)])
+    assert other("네")["input_ids"][0] == 0
+    assert supervise(other, LONG) == supervise(tokenizer, LONG)
+
+
 def test_a_template_that_rewrites_the_past_is_refused(tokenizer):
     from copy import deepcopy
 
     other = deepcopy(tokenizer)
     other.chat_template = "{{ messages | length }}" + CHATML.replace("<|im_end|>", END)
-    with pytest.raises(UserError, match="does not keep prefixes"):
-        supervise(other, talk("안녕", "네", "음", "네"))
+    with pytest.raises(
+        UserError, match=r"^row-7: .* does not keep prefixes .*\. set model\.chat_template to one that keeps"
+    ):
+        supervise(other, talk("안녕", "네", "음", "네"), name="row-7")
 
 
 def test_a_template_that_puts_thoughts_before_the_last_reply_is_refused(tokenizer):
@@ -206,15 +221,19 @@ def test_a_template_without_eos_is_refused(tokenizer):
 
     other = deepcopy(tokenizer)
     other.chat_template = KULLM3.replace("+ eos_token", "")
-    with pytest.raises(UserError, match="does not end a reply with the end-of-sequence token"):
-        supervise(other, talk("안녕", "네"))
+    with pytest.raises(
+        UserError, match=r"^row-7: .* end-of-sequence token '<\|end\|>'\. set model\.chat_template to one that does"
+    ):
+        supervise(other, talk("안녕", "네"), name="row-7")
 
 
 def test_a_reply_the_tokenizer_cannot_write_stops_the_run(tokenizer):
     poor = words_tokenizer(
         ["<unk>", "</s>", "안녕"], "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
     )
-    with pytest.raises(UserError, match="not the reply"):
+    with pytest.raises(
+        UserError, match=r"^row-7: the supervised tokens spell '<unk> </s>', not the reply\. the tokenizer"
+    ):
         supervise(poor, talk("안녕", "모르는말"), name="row-7")
 
 
@@ -237,7 +256,9 @@ def test_a_reply_that_melts_into_the_prompt_is_refused():
         "{% if add_generation_prompt %}답{% endif %}"
     )
     melting = words_tokenizer(["<unk>", "</s>", "안녕", "답", "답네"], template)
-    with pytest.raises(UserError, match=r"^row-7: the tokens before reply 1 change when the reply follows"):
+    with pytest.raises(
+        UserError, match=r"^row-7: the tokens before reply 1 .* follows\. the chat template must end its"
+    ):
         supervise(melting, talk("안녕", "네"), name="row-7")
 
 

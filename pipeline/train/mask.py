@@ -70,7 +70,7 @@ def supervise(
                 f"{name}: the tokens before reply {i} change when the reply follows",
                 "the chat template must end its generation prompt at a token boundary",
             )
-        stop = next((k for k, (left, _) in enumerate(offsets) if left >= end), len(ids))
+        stop = next((k for k, (left, _) in enumerate(offsets) if left >= end), None)
         labels[len(context) : stop] = ids[len(context) : stop]
         _prove(tokenizer, ids[len(context) : stop], text[start:end], name)
     return Row(ids, labels, name)

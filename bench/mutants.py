@@ -1,0 +1,66 @@
+"""Mutants that the tests let live: ``make mutants``, or ``python bench/mutants.py [--count]``.
+
+mutmut changes one thing at a time in the files that ``[tool.mutmut]`` in pyproject.toml names, and runs the tests that
+reach it. Survivors whose change is in ``bench/mutants.yaml`` are explained there; the others want a test, and the exit
+status is 1. ``--count`` only counts again what the last run left in ``mutants/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import yaml
+from record import ROOT, publish
+
+KILLED = {"killed", "timeout", "caught by type check"}
+REASONS = yaml.safe_load((ROOT / "bench" / "mutants.yaml").read_text("utf-8"))
+
+
+def mutmut(*arguments: str) -> str:
+    """What mutmut prints."""
+    command = [sys.executable, "-m", "mutmut", *arguments]
+    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+
+def change(mutant: str) -> str:
+    """The lines that a mutant takes out and puts in, as a diff without its head."""
+    lines = mutmut("show", mutant).splitlines()
+    return "\n".join(line for line in lines if re.match(r"[-+](?![-+])", line))
+
+
+def reason(diff: str) -> str | None:
+    """Why nothing can notice this change, as far as that is written down."""
+    return next((entry["because"] for entry in REASONS if re.search(entry["change"], diff, re.MULTILINE)), None)
+
+
+def main() -> None:
+    """Run mutmut, and say of every file how many mutants there were and who lives."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", action="store_true", help="do not run mutmut again")
+    if not parser.parse_args().count:
+        subprocess.run([sys.executable, "-m", "mutmut", "run", "--max-children", "1"], cwd=ROOT, check=True)
+    fates: dict[str, Counter[str]] = defaultdict(Counter)
+    for line in mutmut("results", "--all", "true").splitlines():
+        mutant, _, status = line.strip().rpartition(": ")
+        fate = "killed" if status in KILLED else "explained" if reason(diff := change(mutant)) else "alive"
+        fates[mutant.rpartition(".")[0].replace(".", "/") + ".py"][fate] += 1
+        if fate == "alive":
+            print(f"{mutant} ({status})\n{diff}")
+    total = sum(fates.values(), Counter())
+    kinds = ("killed", "explained", "alive")
+    rows = [
+        (file, ", ".join([f"{found.total()} mutants", *(f"{found[kind]} {kind}" for kind in kinds)]))
+        for file, found in sorted(fates.items())
+    ]
+    print("\n".join(": ".join(row) for row in rows))
+    sums = {"mutants": total.total(), "killed": total["killed"], "alive": total["alive"]}
+    publish("mutants", "Mutants and the tests", [*rows, ("all", f"{sums['alive']} alive", sums)], ["mutmut"])
+    sys.exit(1 if total["alive"] else 0)
+
+
+if __name__ == "__main__":
+    main()
