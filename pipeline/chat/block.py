@@ -149,7 +149,8 @@ class Block:
 
     def clear(self) -> None:
         """Let all rows go."""
-        self.__init__()
+        self.lengths, self._frame, self._layers = [], _Frame(), []
+        self._ids = self._mask = torch.empty(0, 0, dtype=torch.long)
 
     def _lay_out(self, slots: int, longest: int, like: States | None = None) -> None:
         """Move all rows to fresh tensors in which the longest ends at ``longest``, layer by layer."""

@@ -12,14 +12,12 @@ cancelled or fails leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from datetime import date
 from threading import Event
 from typing import TYPE_CHECKING, Any, Unpack
 
-from gonggam.errors import UserError
 from pipeline.chat import safety
 from pipeline.chat.answers import HumanAnswers
 from pipeline.chat.backends import Backend, Message, PieceStream, Usage
@@ -32,7 +30,7 @@ from pipeline.chat.personas import persona as find_persona
 from pipeline.chat.reply import Reply
 from pipeline.chat.resources import data
 from pipeline.chat.sentiment import Sentiments
-from pipeline.chat.session import Session, Sessions, Turned, exchanges
+from pipeline.chat.session import Session, Sessions, Turned, exchanges, name_of
 from pipeline.chat.speak import Speaker, Spoken, rewritten
 from pipeline.chat.streams import AsyncReplyStream, ReplyStream
 from pipeline.chat.turn import Ask, Turn, Who, clean, waves
@@ -163,20 +161,20 @@ class Counselor:
 
     def history(self, user: str | None, session: str | None = None) -> list[Turned]:
         """The running session's exchanges, those of an earlier process among them."""
-        held = self._session(Ask("", user, session=session))
-        with self._holding(held):
-            self._keeper.catch_up(user, held)
-            return list(held.turns)
+        running = self._sessions.of(user, session)
+        with running.held(self.options.timeout_s):
+            self._keeper.catch_up(user, running)
+            return list(running.turns)
 
     def take_up(self, messages: Sequence[Message], *, session: str, user: str | None = None) -> None:
         """Let a session go on from a conversation held elsewhere, in place of what it held; nothing is remembered."""
-        held = self._session(Ask("", user, session=session))
-        with self._holding(held):
-            held.turns, held.fresh, held.shared = exchanges(messages), False, False
+        running = self._sessions.of(user, session)
+        with running.held(self.options.timeout_s):
+            running.turns, running.fresh, running.shared = exchanges(messages), False, False
 
     def reset(self, user: str | None, session: str | None = None) -> None:
         """Begin the running session anew; what is remembered on disk stays."""
-        name = _name(user, session)
+        name = name_of(user, session)
         self._keeper.end(user, name)
         self._sessions.drop(user, name)
         self.backend.forget(session_key(user, name))
@@ -210,16 +208,16 @@ class Counselor:
 
     def _steps(self, ask: Ask, cancelled: Event) -> Generator[str, None, Reply | None]:
         """Yield the reply's pieces; the generator's value is the `Reply`, None if it was cancelled."""
-        session = self._session(ask)
-        with self._holding(session):
+        session = self._sessions.of(ask.user, ask.session, ask.history)
+        with session.held(self.options.timeout_s):
             turn = self._prepare(ask, session)
             return (yield from self._say(turn, cancelled))
 
     def _together(self, asks: Sequence[Ask]) -> list[Reply]:
         with ExitStack() as held:
-            found = [self._session(ask) for ask in asks]
+            found = [self._sessions.of(ask.user, ask.session, ask.history) for ask in asks]
             for session in sorted(found, key=id):  # one order for all: no two wait in a ring
-                held.enter_context(self._holding(session))
+                held.enter_context(session.held(self.options.timeout_s))
             turns = [self._prepare(ask, session) for ask, session in zip(asks, found, strict=True)]
             asking = {id(turn): turn.request for turn in turns if turn.request}
             begun = dict(zip(asking, self.backend.stream(list(asking.values())), strict=True))
@@ -269,11 +267,7 @@ class Counselor:
         return self._finish(turn, spoken)
 
     def _finish(self, turn: Turn, spoken: Spoken) -> Reply:
-        risk = turn.risk
-        past = Turned(
-            turn.text, spoken.text, risk.risk, turn.emotion, kind=risk.kind if risk.risk == "high" else None,
-            standing=risk.standing,
-        )  # fmt: skip
+        past = turn.past(spoken)
         worth = turn.fixed is None or spoken.source == "safety"
         if worth and turn.ask.remember and turn.ask.user:
             past.exchange = self._keeper.write(turn.ask.user, turn.session.name, past)
@@ -282,26 +276,3 @@ class Counselor:
         if turn.ended:
             self.reset(turn.ask.user, turn.session.name)
         return turn.replied(spoken, past.exchange, memorable=worth)
-
-    def _session(self, ask: Ask) -> Session:
-        name = _name(ask.user, ask.session)
-        if ask.history is not None:
-            turns, told = exchanges(ask.history), data("crisis")["other"].strip()
-            other_told = any(told in turn.reply for turn in turns)
-            return Session(name, turns, fresh=False, introduced=bool(turns), other_told=other_told)
-        return Session(fresh=False) if name is None else self._sessions.get(ask.user, name)
-
-    @contextmanager
-    def _holding(self, session: Session) -> Iterator[None]:
-        """One message of a session at a time."""
-        if not session.lock.acquire(timeout=self.options.timeout_s):
-            raise UserError("this session's last message is still being answered", "wait for its reply")
-        try:
-            yield
-        finally:
-            session.lock.release()
-
-
-def _name(user: str | None, session: str | None) -> str | None:
-    """Name of the session a message belongs to: today's, where a user names none."""
-    return session or (date.today().isoformat() if user else None)

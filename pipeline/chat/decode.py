@@ -76,7 +76,8 @@ class Running:
         self.model, self.eos, self.rows = model, eos, list[Row]()
         self._reading: dict[Row, States | None] = {}
         self._unsaid = None if pad in eos else pad
-        self._block, self._chooser = Block(), None
+        self._block = Block()
+        self._chooser: Chooser | None = None
         self._device = model.get_input_embeddings().weight.device
 
     @property
@@ -128,8 +129,8 @@ class Running:
             self._block.fed()
             for row in self.rows:
                 row.cached += 1
-            self._chooser = self._chooser or self._choose(self.rows)
-            return self._chosen(self.rows, logits, self._block.ids(), self._chooser)
+            self._chooser = choose = self._chooser or self._choose(self.rows)
+            return self._chosen(self.rows, logits, self._block.ids(), choose)
 
     def leave(self, row: Row) -> States | None:
         """Let a row go; returns what was computed of its first ``row.cached`` tokens."""
@@ -161,7 +162,7 @@ class Running:
 
     def _next_to_read(self) -> list[Row]:
         """The oldest row that reads, with as many of the next ones as are read well beside it."""
-        group, longest, own, widest = [], 0, 0, 0
+        group, longest, own, widest = list[Row](), 0, 0, 0
         for row in self._reading:
             feed = min(CHUNK, row.unread)
             longest, widest, own = max(longest, row.cached), max(widest, feed), own + row.cached + feed

@@ -36,7 +36,7 @@ class Prefixes:
         from pipeline.chat.block import beginning
 
         with self._lock:
-            ids, states, _ = self._drop(key) or ((), None, 0)
+            ids, states, _ = self._drop(key) or ([], [], 0)
         most = min(len(ids), len(prompt) - 1)
         shared = next((at for at in range(most) if ids[at] != prompt[at]), most)
         return beginning(states, shared) if shared else None

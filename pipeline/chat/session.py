@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import pairwise
 from typing import Any
 
+from gonggam.errors import UserError
 from pipeline.chat.reply import Emotion
+from pipeline.chat.resources import data
 from pipeline.chat.safety import Kind, Risk, Standing, fixed_text
 
 
@@ -56,6 +60,20 @@ class Session:
     other_told: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
+    @contextmanager
+    def held(self, timeout_s: float) -> Iterator[None]:
+        """One message of a session at a time.
+
+        Raises:
+            UserError: another is still being answered after so many seconds.
+        """
+        if not self.lock.acquire(timeout=timeout_s):
+            raise UserError("this session's last message is still being answered", "wait for its reply")
+        try:
+            yield
+        finally:
+            self.lock.release()
+
     @property
     def said(self) -> list[str]:
         """The user's messages."""
@@ -99,6 +117,17 @@ class Sessions:
         self._limit, self._lock = limit, threading.Lock()
         self._sessions: OrderedDict[tuple[str | None, str | None], Session] = OrderedDict()
 
+    def of(
+        self, user: str | None, session: str | None, history: Sequence[Mapping[str, str] | Turned] | None = None
+    ) -> Session:
+        """The session a message belongs to; one that is not kept where the caller brings its history or names none."""
+        name = name_of(user, session)
+        if history is not None:
+            turns, told = exchanges(history), data("crisis")["other"].strip()
+            other_told = any(told in turn.reply for turn in turns)
+            return Session(name, turns, fresh=False, introduced=bool(turns), other_told=other_told)
+        return Session(fresh=False) if name is None else self.get(user, name)
+
     def get(self, user: str | None, name: str | None) -> Session:
         """The session of this name, a new one if there is none."""
         with self._lock:
@@ -131,3 +160,8 @@ def exchanges(messages: Sequence[Mapping[str, Any] | Turned]) -> list[Turned]:
         for a, b in pairwise(turns)
         if (a["role"], b["role"]) == ("user", "assistant")
     ]
+
+
+def name_of(user: str | None, session: str | None) -> str | None:
+    """Name of the session a message belongs to: today's, where a user names none."""
+    return session or (date.today().isoformat() if user else None)

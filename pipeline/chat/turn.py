@@ -126,6 +126,12 @@ class Turn:
             return check_in
         return None
 
+    def past(self, spoken: Spoken) -> Turned:
+        """The exchange as the session goes on from it."""
+        risk = self.risk
+        kind = risk.kind if risk.risk == "high" else None
+        return Turned(self.text, spoken.text, risk.risk, self.emotion, kind=kind, standing=risk.standing)
+
     def replied(self, spoken: Spoken, exchange: str | None, *, memorable: bool) -> Reply:
         """The typed reply; ``exchange``: its id in the user's memory, if it was written there."""
         usage, seconds, picked = spoken.usage, time.perf_counter() - self.began, spoken.picked
