@@ -202,7 +202,8 @@ def test_a_template_that_rewrites_the_past_is_refused(tokenizer):
     other = deepcopy(tokenizer)
     other.chat_template = "{{ messages | length }}" + CHATML.replace("<|im_end|>", END)
     with pytest.raises(
-        UserError, match=r"^row-7: .* does not keep prefixes .*\. set model\.chat_template to one that keeps"
+        UserError,
+        match=r"^row-7: .* does not keep prefixes \(what .* made\. set model\.chat_template to one that keeps",
     ):
         supervise(other, talk("안녕", "네", "음", "네"), name="row-7")
 
@@ -260,6 +261,15 @@ def test_a_reply_that_melts_into_the_prompt_is_refused():
         UserError, match=r"^row-7: the tokens before reply 1 .* follows\. the chat template must end its"
     ):
         supervise(melting, talk("안녕", "네"), name="row-7")
+
+
+def test_replies_are_read_back_as_they_were_written(tokenizer):
+    from copy import deepcopy
+
+    tidy = deepcopy(tokenizer)
+    tidy.clean_up_tokenization_spaces = True  # as GPT-2's does: it would take the blank before a full stop away
+    said = "네▁네 . 정말 ?"
+    assert spoken(tidy, supervise(tidy, talk("안녕", said))) == [said + END]
 
 
 def test_what_the_tokenizer_normalizes_is_still_the_reply():

@@ -131,9 +131,9 @@ def _span(tokenizer: PreTrainedTokenizerBase, text: str, prefix: str, reply: str
             "set model.chat_template to one that keeps them",
         )
     for stop in filter(None, _ends(tokenizer)):
-        end = text.find(stop, len(prefix))
-        if end >= 0 and text[len(prefix) : end].strip() == reply:
-            return len(prefix), end + len(stop)
+        said, found, _ = text[len(prefix) :].partition(stop)
+        if found and said.strip() == reply:
+            return len(prefix), len(prefix) + len(said) + len(stop)
     raise UserError(
         f"{name}: the chat template does not end a reply with the end-of-sequence token {tokenizer.eos_token!r}",
         "set model.chat_template to one that does, else the model never learns to stop",
