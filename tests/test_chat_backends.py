@@ -104,6 +104,15 @@ def test_seeds_repeat_and_mean_logprob_is_the_models_own(backend):
     assert first.text != generate(backend, TALK, Settings(max_new_tokens=12, seed=8, adapter="none")).text
 
 
+def test_scores_are_those_of_a_still_model_while_another_adapter_speaks(backend):
+    quiet = {name: backend.score(TALK, "괜찮아요", name) for name in ("none", "sft", "dpo")}
+    assert len(set(quiet.values())) == 3
+    stream = backend.stream([Request(TALK, Settings(max_new_tokens=100, temperature=0, adapter="dpo"))])[0]
+    for name, wanted in quiet.items():
+        assert backend.score(TALK, "괜찮아요", name) == pytest.approx(wanted, abs=1e-5)
+    assert collect(stream).text == generate(backend, TALK, Settings(max_new_tokens=100, temperature=0)).text
+
+
 def test_cancelling_stops_the_model_and_frees_the_worker(backend):
     stream = backend.stream([Request(TALK, Settings(max_new_tokens=400, temperature=0, adapter="none"))])[0]
     pieces = iter(stream)

@@ -56,11 +56,12 @@ class Composer:
         shown = [(past.user, past.reply) for past in window]
         room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
         count = self.backend.count
-        _, kept, _ = build(manner, shown, turn.text, (), count, room)
+        messages, kept, noted = build(manner, shown, turn.text, (), count, room)
         notes = self._recall(turn, [past.exchange for past in window[len(window) - kept :] if past.exchange])
-        messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
+        if notes:
+            messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
         turn.notes = tuple(notes[:noted])
-        if count(messages) >= self.backend.context:
+        if not (kept or noted) and count(messages) >= self.backend.context:
             limit = max(1, len(turn.text) // 2)
             turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
             return

@@ -73,10 +73,13 @@ class TransformersBackend:
             return None
         ids = torch.tensor([prompt + answer], device=self.model.get_input_embeddings().weight.device)
         names = {"adapter_names": [self._adapter(adapter) or "__base__"]} if hasattr(self.model, "peft_config") else {}
-        with torch.inference_mode():
-            logits = self.model(input_ids=ids, logits_to_keep=len(answer) + 1, **names).logits[0, :-1]
-        picked = logits.float().log_softmax(-1).gather(1, ids[0, -len(answer) :, None])
-        return float(picked.mean())
+
+        def mean() -> float:
+            with torch.inference_mode():
+                logits = self.model(input_ids=ids, logits_to_keep=len(answer) + 1, **names).logits[0, :-1]
+            return float(logits.float().log_softmax(-1).gather(1, ids[0, -len(answer) :, None]).mean())
+
+        return self._worker.call(mean)
 
     def forget(self, session: str) -> None:
         """Drop what was computed for a session."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.chat.backends import BackendError, Piece, Request, Usage
 from pipeline.chat.decode import Row, Running
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from pipeline.chat.block import States
 
+T = TypeVar("T")
 _DONE = object()
 HAND_OUT_S = 0.05
 """Tokens are handed on at least this far apart: a reader woken for each would take the worker's time from it."""
@@ -103,6 +105,7 @@ class Worker:
         self.model, self.max_batch = model, max_batch
         self._eos, self._pad, self._room, self._closed = eos, pad, max_batch, False
         self._waiting: list[LocalStream] = []
+        self._jobs: list[Callable[[], None]] = []
         self._wake = threading.Condition()
         self._thread: threading.Thread | None = None
         self._prefixes = Prefixes(keep_bytes)
@@ -114,13 +117,27 @@ class Worker:
             BackendError: the worker was closed.
         """
         with self._wake:
-            if self._closed:
-                raise _closed()
+            self._begin()
             self._waiting.extend(streams)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="gonggam-model", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Let the thread do something else with the model between two steps, as nobody else may use it.
+
+        Raises:
+            BackendError: the worker was closed; else whatever ``work`` raises.
+        """
+        done: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                done.set_result(work())
+            except BaseException as error:  # it is raised where the result is awaited
+                done.set_exception(error)
+
+        with self._wake:
+            self._begin()
+            self._jobs.append(job)
+        return done.result()
 
     def forget(self, session: str) -> None:
         """Drop what was computed for a session."""
@@ -136,6 +153,14 @@ class Worker:
             self._closed = True
             self._wake.notify()
 
+    def _begin(self) -> None:
+        if self._closed:
+            raise _closed()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="gonggam-model", daemon=True)
+            self._thread.start()
+        self._wake.notify()
+
     def _work(self) -> None:
         """The worker: take in what waits, read a chunk, decode one step, let go what is done, again and again."""
         running = Running(self.model, self._eos, self._pad)
@@ -144,12 +169,16 @@ class Worker:
             with self._wake:
                 if not active and not self._waiting:
                     self._room = self.max_batch
-                self._wake.wait_for(lambda: self._waiting or active or self._closed)
+                self._wake.wait_for(lambda: self._waiting or active or self._jobs or self._closed)
                 room = max(0, self._room - len(active))
                 joining, self._waiting = self._waiting[:room], self._waiting[room:]
-                if self._closed:
-                    _fail([*active.values(), *joining, *self._waiting], _closed())
-                    return
+                jobs, self._jobs = self._jobs, []
+                closed = self._closed
+            for job in jobs:
+                job()
+            if closed:
+                _fail([*active.values(), *joining, *self._waiting], _closed())
+                return
             for stream in joining:
                 active[stream.row] = stream
                 running.join(stream.row, self._take_prefix(stream))
