@@ -84,8 +84,9 @@ def test_every_bench_hands_over_its_figures(name):
     family = [path.read_text("utf-8") for path in script.parent.glob(f"{script.stem}*.py")]
     assert any(re.search(rf'(record|publish)\(\s*"{name}"', text) for text in family)
     for key in bench["figures"]:
-        stem = re.escape(key).replace("sft", r"(sft|\{\w+\})").replace("dpo", r"(dpo|\{\w+\})")
-        assert any(re.search(rf'"{stem}"', text) for text in family), f"{script.name} never measures {key}"
+        stem = re.sub("^(sft|dpo)", r"(\1|\\{\\w+\\})", key)
+        composed = r"|\{key\}_cpu" if key.endswith("_cpu") else ""
+        assert any(re.search(f'"({stem}{composed})"', text) for text in family), f"{script.name} never measures {key}"
 
 
 def test_every_bench_stands_on_the_card():
