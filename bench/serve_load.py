@@ -24,7 +24,7 @@ from sqlalchemy import text
 from pipeline.serve.accounts import Accounts
 from pipeline.serve.erasure import Erasure
 from pipeline.serve.store import Store, default_url
-from pipeline.serve.store.rooms import LEASE
+from pipeline.serve.store.claims import LEASE
 
 
 @dataclass

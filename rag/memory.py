@@ -39,7 +39,7 @@ class MemoryStore:
         self.root, self.embedder, self.settings = Path(root), embedder, settings or MemoryOptions()
         self.reranker = reranker
         self._loaded: OrderedDict[str, Memory] = OrderedDict()
-        self._lock = RLock()
+        self._lock, self._ready = RLock(), False
 
     def for_user(self, user: str) -> Memory:
         """The memory of ``user``; any text is a name, and no name reaches another user's files.
@@ -51,7 +51,9 @@ class MemoryStore:
             raise UserError("a memory needs the name of its user", "pass a user id that is not empty")
         name = hashlib.sha256(user.encode("utf-8", "surrogatepass")).hexdigest()
         with self._lock:
-            memory = self._loaded.pop(name, None) or Memory(self, name, user)
+            memory = self._loaded.pop(name, None)
+            if memory is None:  # one without exchanges is falsy
+                memory = Memory(self, name, user)
             self._loaded[name] = memory
             idle = [self._loaded.popitem(last=False)[1] for _ in range(len(self._loaded) - self._limit)]
         for old in idle:
@@ -59,13 +61,15 @@ class MemoryStore:
         return memory
 
     def ready(self) -> None:
-        """Make the folder of the lock files.
+        """Make the folder of the lock files, once.
 
         Raises:
             UserError: it cannot be made.
         """
-        with friendly_os_errors(self.root):
-            (self.root / "locks").mkdir(parents=True, exist_ok=True)
+        if not self._ready:
+            with friendly_os_errors(self.root):
+                (self.root / "locks").mkdir(parents=True, exist_ok=True)
+            self._ready = True
 
     @property
     def _limit(self) -> int:

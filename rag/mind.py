@@ -173,8 +173,9 @@ class Memory:
         with self._open() as index:
             vectors = index.embed(new)  # first: a model that fails must leave nothing half remembered
             first = not self._folder.exists()
-            with friendly_os_errors(self._folder):
-                self._folder.mkdir(parents=True, exist_ok=True)
+            if first:
+                with friendly_os_errors(self._folder):
+                    self._folder.mkdir(parents=True, exist_ok=True)
             self._log.append(new)
             for parent in self._folder.parents[:3] if first else ():  # ab, users, root: new names in them
                 sync_folder(parent)

@@ -120,8 +120,8 @@ def test_pairs_that_users_of_the_service_chose(tmp_path):
             )
             for reply in ("그러셨군요.", "힘드셨군요.")
         ]
-        pair = store.preferences.offer(room, store.rooms.claim(person.id, room)[0], *two)
-        store.preferences.choose(room, store.rooms.claim(person.id, room)[0], pair.id, "b", two[1])
+        pair = store.preferences.offer(room, store.claims.enter(person.id, room).claim, *two)
+        store.preferences.choose(room, store.claims.enter(person.id, room).claim, pair.id, "b", two[1])
     store.close()
     run("prefer", "--from-service", default_url(tmp_path), "--out", tmp_path / "pairs")
     (row,) = read_jsonl(tmp_path / "pairs" / "pairs.jsonl")

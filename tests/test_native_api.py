@@ -289,7 +289,9 @@ def test_what_fails_is_not_kept(tmp_path):
         streamed = client.post(f"/api/rooms/{room}/dialogs/stream", json={"text": "들려요?"})
         assert streamed.status_code == 503
         assert client.get(f"/api/rooms/{room}/dialogs").json() == client.get("/api/memory").json() == []
-        assert app.state.store.rooms.claim(client.get("/api/me").json()["id"], room)  # and the room is free again
+        assert app.state.store.claims.enter(
+            client.get("/api/me").json()["id"], room
+        ).claim  # and the room is free again
 
 
 @pytest.mark.parametrize("how", ["", "/stream"])
@@ -332,11 +334,11 @@ def test_a_room_goes_on_at_another_worker_and_is_busy_meanwhile(tmp_path):
         assert asked[-3:] == ["첫 번째 일꾼에게", *asked[-2:-1], "두 번째 일꾼에게"]
         store = one.app.state.store
         user = store.people.find("minji")[0].id
-        claim, _ = store.rooms.claim(user, room)
+        claim = store.claims.enter(user, room).claim
         busy = send(two, minji, room, "아직인가요")
         assert (busy.status_code, busy.json()["code"], busy.headers["retry-after"]) == (409, "room_busy", "5")
         assert one.delete(f"/api/rooms/{room}", headers=minji).status_code == 409
-        store.rooms.release(claim)
+        store.claims.release(room, claim)
 
 
 def test_what_a_worker_that_died_remembered_is_put_right(client, minji):
@@ -348,13 +350,13 @@ def test_what_a_worker_that_died_remembered_is_put_right(client, minji):
     memory = next(iter(state.counselor.memory._loaded.values()))
     for revive in (lambda: send(client, minji, room, "이어서 말해요"), state.talks.erasure.recover):
         memory.add(SECRET, "적히지 못한 답", session=room)
-        claim, _ = state.store.rooms.claim(person.id, room)
-        state.store.rooms.renew(claim, timedelta(0))
+        claim = state.store.claims.enter(person.id, room).claim
+        state.store.claims.renew(room, claim, timedelta(0))
         revive()
         remembered = client.get("/api/memory", headers=minji).json()
         assert SECRET not in [row["user"] for row in remembered]
         assert kept["exchange"] in [row["id"] for row in remembered]
-        assert state.store.rooms.abandoned() == []
+        assert state.store.claims.abandoned() == []
 
 
 TALKER = """

@@ -51,7 +51,7 @@ def draft(message="안녕 😀", reply="네, 들을게요", **changes):
 def say(store, user, room, *texts):
     found = []
     for text in texts:
-        claim, _ = store.rooms.claim(user, room)
+        claim = store.claims.enter(user, room).claim
         found.append(store.rooms.write(room, claim, draft(text)).id)
     return found
 
@@ -94,15 +94,15 @@ def test_the_same_life_on_every_server(url):
     assert store.rooms.of(person.id)[0].dialogs == 2
     store.rooms.rate(first, 1, "좋아요")
     assert store.rooms.dialog(person.id, first).rating == 1
-    claim, _ = store.rooms.claim(person.id, room.id)
+    claim = store.claims.enter(person.id, room.id).claim
     replaced = store.rooms.write(room.id, claim, draft("고친 말"), replaces=second).id
     assert [d.position for d in store.rooms.dialogs(person.id, room.id)] == [0, 1]
     assert [felt.dialog for felt in store.insight.emotions(person.id)] == [first, replaced]
     assert store.insight.emotions(person.id, room="0" * 24) == []
 
-    claim, _ = store.rooms.claim(person.id, room.id)
+    claim = store.claims.enter(person.id, room.id).claim
     pair = store.preferences.offer(room.id, claim, draft("둘 중", "가"), draft("둘 중", "나"))
-    claim, _ = store.rooms.claim(person.id, room.id)
+    claim = store.claims.enter(person.id, room.id).claim
     store.preferences.choose(room.id, claim, pair.id, "b", pair.b)
     assert list(store.preferences.pairs()) == []  # nobody has agreed to that
     store.people.agree(person.id, "training", "1", True)
@@ -128,23 +128,23 @@ def test_a_room_answers_one_request_at_a_time_and_a_lost_claim_writes_nothing(ur
 
     def race():
         start.wait()
-        won.append(store.rooms.claim(person.id, room.id))
+        won.append(store.claims.enter(person.id, room.id).claim)
 
     threads = [threading.Thread(target=race) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    (claim,) = [found[0] for found in won if found]
-    assert store.rooms.renew(claim, timedelta(0))  # as if its worker had died a while ago
-    assert store.rooms.abandoned() == [(person.id, room.id)]
-    taken, abandoned = store.rooms.claim(person.id, room.id)
-    assert abandoned
-    assert not store.rooms.renew(claim)
+    (claim,) = filter(None, won)
+    assert store.claims.renew(room.id, claim, timedelta(0))  # as if its worker had died a while ago
+    assert store.claims.abandoned() == [(person.id, room.id)]
+    entered = store.claims.enter(person.id, room.id)
+    assert entered.abandoned
+    assert not store.claims.renew(room.id, claim)
     with pytest.raises(LostClaim):
         store.rooms.write(room.id, claim, draft())
     assert store.rooms.dialogs(person.id, room.id) == []
-    written = store.rooms.write(room.id, taken, draft())
+    written = store.rooms.write(room.id, entered.claim, draft())
     assert store.rooms.dialogs(person.id, room.id) == [written]
     store.close()
 
@@ -156,7 +156,7 @@ def test_sealed_texts_are_in_no_file_and_a_wrong_key_is_told(tmp_path):
     (dialog,) = say(store, person.id, room.id, SECRET)
     store.rooms.rate(dialog, -1, SECRET)
     store.rooms.change(person.id, room.id, title=SECRET, character=None)
-    claim, _ = store.rooms.claim(person.id, room.id)
+    claim = store.claims.enter(person.id, room.id).claim
     store.preferences.offer(room.id, claim, draft(SECRET), draft(SECRET, "나"))
     store.people.note_memory(person.id, SECRET)
     store.close()
@@ -290,7 +290,7 @@ from pipeline.serve.store.records import Draft
 store, user, room = Store.open(sys.argv[1]), sys.argv[2], sys.argv[3]
 number = int(sys.argv[4])
 while True:
-    claim, _ = store.rooms.claim(user, room, timedelta(0))  # so that nobody waits for one that was killed
+    claim = store.claims.enter(user, room, lease=timedelta(0)).claim  # so that nobody waits for one that was killed
     text = f"{number}번째 말"
     store.rooms.write(room, claim, Draft(message=text, reply=text, source="model", risk="none", character="기본"))
     print(number, flush=True)
@@ -323,16 +323,16 @@ def test_db_commands(tmp_path, capsys):
     url, key = default_url(tmp_path), tmp_path / "keys"
     main_says(["db", "new-key", str(key)])
     main_says(["db", "upgrade", "--database", url])
-    assert "at 0001" in capsys.readouterr().out
+    assert "at 0002" in capsys.readouterr().out
     store = Store.open(url, read_keys(key))
     person, room = someone(store)
     store.people.agree(person.id, "training", "1", True)
     say(store, person.id, room.id, SECRET)
     for texts in (("가", "나"), ("다", "라")):
-        claim, _ = store.rooms.claim(person.id, room.id)
+        claim = store.claims.enter(person.id, room.id).claim
         source = "model" if texts[0] == "가" else "knowledge"
         pair = store.preferences.offer(room.id, claim, *(draft("둘 중", text, source=source) for text in texts))
-        claim, _ = store.rooms.claim(person.id, room.id)
+        claim = store.claims.enter(person.id, room.id).claim
         store.preferences.choose(room.id, claim, pair.id, "a", pair.a)
     store.close()
     old = read_keys(key)
@@ -347,7 +347,7 @@ def test_db_commands(tmp_path, capsys):
     assert "erased 3 exchanges" in capsys.readouterr().out
     main_says(["db", "downgrade", "--to", "base", "--database", url])
     main_says(["db", "current", "--database", url])
-    assert "at base, newest 0001" in capsys.readouterr().out
+    assert "at base, newest 0002" in capsys.readouterr().out
     main_says(["db", "expire", "--days", "0", "--database", url.replace("sqlite", "oracle")], code=2)
     assert "not supported" in capsys.readouterr().err
 

@@ -110,12 +110,14 @@ class Erasure:
 
     def recover(self) -> int:
         """Put right what workers left that died while they answered; returns how many rooms."""
-        found = self.store.rooms.abandoned()
+        found = self.store.claims.abandoned()
         for user, room in found:
-            if (person := self.store.people.get(user)) and (taken := self.store.rooms.claim(user, room)):
+            person, entered = self.store.people.get(user), self.store.claims.enter(user, room, closed=True)
+            if person and entered and entered.claim:
                 caller = Caller(None if person.name == LOCAL_NAME else user, "")
                 self.reconcile(Member.of(caller, person), room)
-                self.store.rooms.release(taken[0])
+                self.store.claims.release(room, entered.claim)
+        self.store.workers.strike()
         return len(found)
 
     def _names(self, member: Member) -> set[str]:

@@ -8,7 +8,7 @@ request that its worker died, and what that worker may have left in the memory i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +24,8 @@ from pipeline.serve.erasure import Erasure, Member
 from pipeline.serve.queue import ReplyQueue
 from pipeline.serve.refused import Refused
 from pipeline.serve.store import LostClaim, Store
-from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair, Room
-from pipeline.serve.store.rooms import LEASE
+from pipeline.serve.store.claims import LEASE, Entered, Past
+from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair
 
 T = TypeVar("T")
 
@@ -45,9 +45,19 @@ class _Held:
     """A room under a claim; ``ended``: a commit has ended the claim already."""
 
     member: Member
-    room: Room
+    entered: Entered
     claim: str
     ended: bool = False
+
+    @property
+    def room(self) -> str:
+        """Id of the room."""
+        return self.entered.room
+
+    @property
+    def said(self) -> list[Past]:
+        """What was said in it, where that was asked for."""
+        return self.entered.said
 
 
 class Talks:
@@ -73,9 +83,8 @@ class Talks:
             ApiError: too many are waiting.
             UserError: the model fails; nothing was kept.
         """
-        async with self._holding(member, room) as held:
-            history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
-            ask = self._ask(held, text, history, character, sentiment=sentiment)
+        async with self._holding(member, room, said=True) as held:
+            ask = self._ask(held, text, held.said, character, sentiment=sentiment)
             async for item in self._answer(held, ask):
                 yield item
 
@@ -88,8 +97,8 @@ class Talks:
             Refused: as `send`, or not_last.
         """
         old = await self._dialog(member, dialog)
-        async with self._holding(member, old.room) as held:
-            dialogs = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, old.room)
+        async with self._holding(member, old.room, said=True) as held:
+            dialogs = held.said
             if not dialogs or dialogs[-1].id != dialog:
                 raise Refused("not_last")
             *history, last = dialogs
@@ -107,9 +116,8 @@ class Talks:
         adapters: tuple[str | None, str | None] = (None, None),
     ) -> Pair | Answered:
         """Two replies to choose from; where words are fixed or both say the same, one, committed as by `send`."""
-        async with self._holding(member, room) as held:
-            history = await asyncio.to_thread(self.store.rooms.dialogs, member.person.id, room)
-            asks = [self._ask(held, text, history, adapter=adapter, sentiment=sentiment) for adapter in adapters]
+        async with self._holding(member, room, said=True) as held:
+            asks = [self._ask(held, text, held.said, adapter=adapter, sentiment=sentiment) for adapter in adapters]
             first = await self.queue.reply(asks[0], member.owner)
             if first.source not in ("model", "knowledge"):
                 return await finish(partial(self._commit, held, asks[0], first))
@@ -133,26 +141,26 @@ class Talks:
     async def delete(self, member: Member, dialog: str) -> None:
         """Erase one exchange, also from the memory."""
         old = await self._dialog(member, dialog)
-        async with self._holding(member, old.room, ended=True):
+        async with self._holding(member, old.room, closed=True):
             await finish(partial(self.erasure.dialog, member, old))
 
     async def delete_room(self, member: Member, room: str) -> None:
         """Erase a room and what is remembered of it."""
-        async with self._holding(member, room, ended=True):
+        async with self._holding(member, room, closed=True):
             await finish(partial(self.erasure.room, member, room))
 
     def _ask(
         self,
         held: _Held,
         text: str,
-        history: list[Exchanged],
+        history: list[Past],
         character: str | None = None,
         *,
         adapter: str | None = None,
         sentiment: str | None = None,
-        without: Exchanged | None = None,
+        without: Past | None = None,
     ) -> Ask:
-        persona = character or held.room.character
+        persona = character or held.entered.character
         if persona not in self.counselor.personas:
             raise Refused("no_character")
         known = self.counselor.sentiments
@@ -162,7 +170,7 @@ class Talks:
             clean(text),
             user=held.member.memory,
             persona=persona,
-            session=held.room.id,
+            session=held.room,
             adapter=adapter,
             sentiment=sentiment,
             history=[Turned(d.message, d.reply, d.risk, d.emotion, d.exchange) for d in history],
@@ -171,7 +179,7 @@ class Talks:
         )
 
     async def _answer(
-        self, held: _Held, ask: Ask, replaces: Exchanged | None = None
+        self, held: _Held, ask: Ask, replaces: Past | None = None
     ) -> AsyncGenerator[str | Answered, None]:
         pieces = self.queue.stream(ask, held.member.owner)
         try:
@@ -182,14 +190,14 @@ class Talks:
         finally:
             await pieces.aclose()
 
-    def _commit(self, held: _Held, ask: Ask, reply: Reply, replaces: Exchanged | None = None) -> Answered:
+    def _commit(self, held: _Held, ask: Ask, reply: Reply, replaces: Past | None = None) -> Answered:
         """Remember and write an exchange."""
 
         def write(draft: Draft) -> Exchanged:
             if replaces and replaces.exchange:  # first: what was changed must not be remembered, whatever comes
                 self.counselor.forget(held.member.memory, replaces.exchange)
             old = replaces.id if replaces else None
-            return self.store.rooms.write(held.room.id, held.claim, draft, replaces=old, ends=reply.ended)
+            return self.store.rooms.write(held.room, held.claim, draft, replaces=old, ends=reply.ended)
 
         dialog = self._keep(held, reply, Draft.of(ask.text, reply), write)
         return Answered(dialog, reply.introduction, reply.recalled, reply.ended)
@@ -199,11 +207,11 @@ class Talks:
         draft = offered.a if choice == "a" else offered.b
         reply = Reply(text=draft.reply, source=draft.source, risk=draft.risk, memorable=True)
         choose = self.store.preferences.choose
-        return self._keep(held, reply, draft, partial(choose, held.room.id, held.claim, offered.id, choice))
+        return self._keep(held, reply, draft, partial(choose, held.room, held.claim, offered.id, choice))
 
     def _keep(self, held: _Held, reply: Reply, draft: Draft, write: Callable[[Draft], Exchanged]) -> Exchanged:
         """Remember an exchange and write it; if it cannot be written it is not remembered either."""
-        memory, room = held.member.memory, held.room.id
+        memory, room = held.member.memory, held.room
         exchange = self.counselor.remember(draft.message, reply, user=memory, session=room)
         try:
             written = write(draft.model_copy(update={"exchange": exchange}))
@@ -226,43 +234,60 @@ class Talks:
         return await asyncio.to_thread(self._read, member.person.id, dialog)
 
     @asynccontextmanager
-    async def _holding(self, member: Member, room: str, *, ended: bool = False) -> AsyncIterator[_Held]:
-        """One request at a time in a room, over all workers; ``ended``: also in one that was closed."""
-        found = await asyncio.to_thread(self.store.rooms.get, member.person.id, room)
+    async def _holding(
+        self, member: Member, room: str, *, closed: bool = False, said: bool = False
+    ) -> AsyncIterator[_Held]:
+        """One request at a time in a room, over all workers.
+
+        Args:
+            closed: also in one that takes no new messages.
+            said: bring what was said in it.
+        """
+        enter = partial(self.store.claims.enter, member.person.id, room, closed=closed, said=said)
+        found = await finish(enter, undo=self._go_out)
         if found is None:
             raise Refused("not_found")
-        if found.ended_at and not ended:
+        if found.closed and not closed:
             raise Refused("room_ended")
-        taken = await finish(partial(self.store.rooms.claim, member.person.id, room))
-        if taken is None:
+        if found.claim is None:
             raise Refused("room_busy", retry_after=5)
-        claim, abandoned = taken
-        held = _Held(member, found, claim)
-        renewing = asyncio.ensure_future(self._renew(claim))
+        held = _Held(member, found, found.claim)
+        renewing = asyncio.ensure_future(self._renew(room, found.claim))
         try:
-            if abandoned:
+            if found.abandoned:
                 await finish(partial(self.erasure.reconcile, member, room))
             yield held
         finally:
             renewing.cancel()
             if not held.ended:
-                await finish(partial(self.store.rooms.release, claim))
+                await finish(partial(self.store.claims.release, room, found.claim))
 
-    async def _renew(self, claim: str) -> None:
+    def _go_out(self, entered: Entered | None) -> None:
+        """Let go of a room that was taken for somebody who has just gone away."""
+        if entered and entered.claim:
+            self.store.claims.release(entered.room, entered.claim)
+
+    async def _renew(self, room: str, claim: str) -> None:
         """Keep a claim while its request lives."""
         with suppress(asyncio.CancelledError):
             while True:
                 await asyncio.sleep(LEASE.total_seconds() / 3)
-                await asyncio.to_thread(self.store.rooms.renew, claim)
+                await asyncio.to_thread(self.store.claims.renew, room, claim)
 
 
-async def finish(work: Callable[[], T]) -> T:
-    """Run ``work`` in a thread to its end, also if the request is given up meanwhile."""
+async def finish(work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
+    """Run ``work`` in a thread to its end, also if the request is given up meanwhile; then ``undo`` what it made."""
     running: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(running)
     except asyncio.CancelledError:
+        if undo:
+            running = asyncio.ensure_future(_undone(running, undo))
         # The scope around a stream cancels at every await anew, and would cancel `running` if that were awaited.
         with anyio.CancelScope(shield=True):
             await asyncio.wait([running])
         raise
+
+
+async def _undone(running: Awaitable[T], undo: Callable[[T], None]) -> None:
+    await asyncio.to_thread(undo, await running)

@@ -10,16 +10,20 @@ A method that returns has committed. Every method that takes a user sees that us
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from sqlalchemy import URL
+from sqlalchemy.exc import DBAPIError
 
+from pipeline.serve.store.claims import Claims, LostClaim
 from pipeline.serve.store.database import Database, default_url
 from pipeline.serve.store.insight import Insight
 from pipeline.serve.store.migrate import upgrade
 from pipeline.serve.store.people import People
 from pipeline.serve.store.preferences import Preferences
-from pipeline.serve.store.rooms import LostClaim, Rooms
+from pipeline.serve.store.rooms import Rooms
 from pipeline.serve.store.upkeep import Upkeep
+from pipeline.serve.store.workers import Workers
 
 __all__ = ["Database", "LostClaim", "Store", "default_url"]
 
@@ -31,6 +35,8 @@ class Store:
         self.database = database
         self.people, self.rooms, self.preferences = People(database), Rooms(database), Preferences(database)
         self.insight, self.upkeep = Insight(database), Upkeep(database)
+        self.workers = Workers(database)
+        self.claims = Claims(database, self.workers)
 
     @classmethod
     def open(cls, url: str | URL, keys: Sequence[str] = ()) -> Store:
@@ -60,5 +66,7 @@ class Store:
         return self.database.alive()
 
     def close(self) -> None:
-        """Let go of the connections."""
+        """Let go of what is claimed and of the connections; may be called again."""
+        with suppress(DBAPIError):  # a database that is gone: claims run out by themselves
+            self.workers.leave()
         self.database.close()

@@ -68,6 +68,18 @@ class Database:
             yield session
 
     @contextmanager
+    def looking(self) -> Iterator[Connection]:
+        """As `reading`, without objects: for what every message needs."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def acting(self, *, lasting: bool = True) -> Iterator[Connection]:
+        """As `writing`, without objects."""
+        with (self._writer if lasting else self._jotter).begin() as connection:
+            yield connection
+
+    @contextmanager
     def bare(self) -> Iterator[Connection]:
         """A connection without a transaction, for what may not stand in one."""
         options = {"bare": True} if self.is_sqlite else {"isolation_level": "AUTOCOMMIT"}
@@ -144,9 +156,10 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if not options.get("bare"):
+        say = connection.connection.dbapi_connection.execute
         if pace := options.get("writes"):
-            connection.exec_driver_sql(f"PRAGMA synchronous = {pace}")
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if pace else "BEGIN")
+            say(f"PRAGMA synchronous = {pace}")
+        say("BEGIN IMMEDIATE" if pace else "BEGIN")
 
 
 def affected(session: Session, change: UpdateBase) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     DateTime,
     Dialect,
     ForeignKey,
@@ -152,7 +153,7 @@ class Character(Base):
 
 
 class Counsel(Base):
-    """A room. ``claim`` names the one request that is answering in it, until ``claim_until``."""
+    """A room. ``claim`` names the one request that is answering in it, until ``claim_until`` (see `claims`)."""
 
     __tablename__ = "counsel"
     __table_args__ = (Index(None, "user_id", "created_at"), _MYSQL)
@@ -223,6 +224,18 @@ class Preference(Base):
     chosen: Mapped[str | None] = mapped_column(String(1))
     created_at: Mapped[datetime] = mapped_column(default=now, index=True)
     chosen_at: Mapped[datetime | None]
+
+
+class Worker(Base):
+    """A process that answers in rooms; claims begin with its id (see `pipeline.serve.store.workers`)."""
+
+    __tablename__ = "worker"
+    __table_args__ = _MYSQL
+    id: Mapped[str] = mapped_column(String(12), primary_key=True)
+    place: Mapped[str] = mapped_column(String(128))
+    pid: Mapped[int] = mapped_column(BigInteger)
+    started: Mapped[int] = mapped_column(BigInteger)
+    began_at: Mapped[datetime] = mapped_column(default=now)
 
 
 class Setting(Base):

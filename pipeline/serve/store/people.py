@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.serve.store.database import Database, affected
@@ -85,10 +86,9 @@ class People:
 
     def of_token(self, hashed: str) -> tuple[Person, Kind] | None:
         """Who holds the token of this hash, and of which kind it is; None if there is none or it has ended."""
-        with self._db.reading() as session:
-            wanted = select(User, Token.kind).join(Token).where(Token.hash == hashed, Token.expires_at > now())
-            row = session.execute(wanted).first()
-        return (_person(row[0]), row[1]) if row else None
+        with self._db.looking() as connection:
+            row = connection.execute(_HOLDER, {"hashed": hashed, "moment": now()}).first()
+        return (_person(row), row.kind) if row else None
 
     def drop_token(self, hashed: str) -> bool:
         """End one log-in."""
@@ -143,5 +143,13 @@ class People:
             session.execute(delete(Attempt).where(Attempt.bucket == bucket))
 
 
-def _person(user: User) -> Person:
+_USER, _TOKEN = User.__table__, Token.__table__
+_HOLDER = (  # asked with every request, so built once
+    select(_USER.c["id", "name", "role", "created_at"], _TOKEN.c.kind)
+    .join(_TOKEN)
+    .where(_TOKEN.c.hash == bindparam("hashed"), _TOKEN.c.expires_at > bindparam("moment"))
+)
+
+
+def _person(user: Any) -> Person:
     return Person(id=user.id, name=user.name, role=user.role, created_at=user.created_at)

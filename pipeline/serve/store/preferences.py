@@ -8,10 +8,11 @@ from typing import Any
 
 from sqlalchemy import select
 
+from pipeline.serve.store.claims import finish_claim
 from pipeline.serve.store.database import Database
 from pipeline.serve.store.models import Consent, Counsel, Dialog, Preference, now
 from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair, Preferred
-from pipeline.serve.store.rooms import as_written, finish_claim, put
+from pipeline.serve.store.rooms import put
 
 TRAINING = "training"
 """The consent without which no pair leaves the database."""
@@ -32,7 +33,7 @@ class Preferences:
         seal = self._db.cipher.seal
         row = Preference(counsel_id=room, a=seal(a.model_dump_json()), b=seal(b.model_dump_json()))
         with self._db.writing() as session:
-            finish_claim(session, room, claim)
+            finish_claim(session.connection(), room, claim)
             session.add(row)
         return Pair(id=row.id, a=a, b=b, created_at=row.created_at)
 
@@ -53,13 +54,13 @@ class Preferences:
             LostClaim: the claim is not held any more.
         """
         with self._db.writing() as session:
-            finish_claim(session, room, claim)
+            finish_claim(session.connection(), room, claim)
             row = session.get_one(Preference, pair)
             row.chosen, row.chosen_at = choice, now()
             session.flush()
-            written = put(session, self._db.cipher, room, draft)
+            written = put(session.connection(), self._db.cipher, room, draft)
             row.dialog_id = written.id
-        return as_written(written, draft)
+        return written
 
     def of(self, user: str) -> list[dict[str, Any]]:
         """Every pair that was offered to a user and is still there, as plain JSON values."""

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import timedelta
 
-from sqlalchemy import Select, delete, func, or_, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from gonggam.errors import UserError
 from pipeline.chat.reply import Emotion
 from pipeline.serve.store.cipher import Cipher
+from pipeline.serve.store.claims import finish_claim
 from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now
 from pipeline.serve.store.records import Draft, Exchanged, Manner, Room
-
-LEASE = timedelta(seconds=30)
-"""How long a claim on a room holds if whoever made it is never heard of again."""
-
-
-class LostClaim(Exception):
-    """The room was deleted or given to another request meanwhile; nothing was written."""
 
 
 class Rooms:
@@ -96,40 +89,6 @@ class Rooms:
             own = delete(Counsel).where(Counsel.id == room, Counsel.user_id == user)
             return bool(affected(session, own))
 
-    def claim(self, user: str, room: str, lease: timedelta = LEASE) -> tuple[str, bool] | None:
-        """Take the room for one request, across all workers.
-
-        Returns:
-            the claim's name, and whether an earlier claim had run out (so that what that request did to the memory
-            must be put right); None if the user has no such room or another request holds it.
-        """
-        name, moment = new_id(), now()
-        with self._db.writing(lasting=False) as session:
-            free = or_(Counsel.claim.is_(None), Counsel.claim_until <= moment)
-            own = (Counsel.id == room, Counsel.user_id == user)
-            stale = session.scalar(select(Counsel.claim).where(*own))
-            values = {"claim": name, "claim_until": moment + lease}
-            taken = affected(session, update(Counsel).where(*own, free).values(values))
-        return (name, stale is not None) if taken else None
-
-    def renew(self, claim: str, lease: timedelta = LEASE) -> bool:
-        """Hold a claim for longer; False if it is lost."""
-        with self._db.writing(lasting=False) as session:
-            mine = update(Counsel).where(Counsel.claim == claim)
-            return bool(affected(session, mine.values(claim_until=now() + lease)))
-
-    def release(self, claim: str) -> None:
-        """Let others have the room."""
-        with self._db.writing(lasting=False) as session:
-            session.execute(update(Counsel).where(Counsel.claim == claim).values(claim=None, claim_until=None))
-
-    def abandoned(self) -> list[tuple[str, str]]:
-        """(user, room) of every claim that has run out."""
-        with self._db.reading() as session:
-            return list(
-                session.execute(select(Counsel.user_id, Counsel.id).where(Counsel.claim_until <= now())).tuples()
-            )
-
     def write(
         self, room: str, claim: str, draft: Draft, *, replaces: str | None = None, ends: bool = False
     ) -> Exchanged:
@@ -142,10 +101,9 @@ class Rooms:
         Raises:
             LostClaim: the claim is not held any more.
         """
-        with self._db.writing() as session:
-            finish_claim(session, room, claim, ends=ends)
-            row = put(session, self._db.cipher, room, draft, replaces)
-        return as_written(row, draft)
+        with self._db.acting() as connection:
+            finish_claim(connection, room, claim, ends=ends)
+            return put(connection, self._db.cipher, room, draft, replaces)
 
     def dialogs(self, user: str, room: str, *, limit: int | None = None, before: int | None = None) -> list[Exchanged]:
         """What was said in a room, oldest first: the newest ``limit`` exchanges, those before a position if given."""
@@ -226,47 +184,29 @@ class Rooms:
         )
 
 
-def finish_claim(session: Session, room: str, claim: str, *, ends: bool = False) -> None:
-    """Let go of a claim within a transaction that writes what was claimed for.
-
-    Raises:
-        LostClaim: it is not held any more.
-    """
-    values = {"claim": None, "claim_until": None} | ({"ended_at": now()} if ends else {})
-    mine = update(Counsel).where(Counsel.id == room, Counsel.claim == claim)
-    if not affected(session, mine.values(values)):
-        raise LostClaim(room)
-
-
-def put(session: Session, cipher: Cipher, room: str, draft: Draft, replaces: str | None = None) -> Dialog:
+def put(connection: Connection, cipher: Cipher, room: str, draft: Draft, replaces: str | None = None) -> Exchanged:
     """Insert an exchange, at the end of the room or in another's place."""
-    last = session.scalar(select(func.max(Dialog.position)).where(Dialog.counsel_id == room))
-    row = Dialog(
-        id=new_id(),
-        counsel_id=room,
-        position=0 if last is None else last + 1,
-        character_id=character_id(session, draft.character),
-        message=cipher.seal(draft.message),
-        reply=cipher.seal(draft.reply),
-        replied_at=now(),
-        **draft.model_dump(exclude={"message", "reply", "character", "emotion"}),
-    )
-    if replaces and (old := session.get(Dialog, replaces)):
-        row.position, row.created_at = old.position, old.created_at
-        session.delete(old)
-        session.flush()
-    session.add(row)
-    session.flush()
+    place = connection.execute(_PLACE, {"room": room, "manner": draft.character, "old": replaces}).one()
+    if place.character_id is None:
+        raise UserError(f"no character {draft.character!r}", "see the list of characters")
+    if replaces and place.position is not None:
+        connection.execute(delete(_DIALOG).where(_DIALOG.c.id == replaces))
+        position, created = place.position, place.created_at
+    else:
+        position, created = 0 if place.last is None else place.last + 1, now()
+    own = {"id": new_id(), "position": position, "created_at": created, "replied_at": now()}
+    row = own | {
+        "counsel_id": room,
+        "character_id": place.character_id,
+        "message": cipher.seal(draft.message),
+        "reply": cipher.seal(draft.reply),
+    }
+    connection.execute(_INSERT, row | {name: getattr(draft, name) for name in _AS_DRAFTED})
     if draft.emotion:
-        session.add(EmotionLog(dialog_id=row.id, label=draft.emotion.label, score=draft.emotion.score))
-    session.execute(delete(Preference).where(Preference.counsel_id == room, Preference.chosen.is_(None)))
-    return row
-
-
-def as_written(row: Dialog, draft: Draft) -> Exchanged:
-    """An exchange that was just put into its room."""
-    own = {name: getattr(row, name) for name in ("id", "position", "created_at", "replied_at")}
-    return Exchanged(**draft.model_dump(), **own, room=row.counsel_id)
+        felt = {"dialog_id": own["id"], "label": draft.emotion.label, "score": draft.emotion.score}
+        connection.execute(_FEEL, felt)
+    connection.execute(_NOT_CHOSEN, {"room": room})
+    return Exchanged.model_construct(**draft.__dict__, **own, room=room, rating=None, comment=None)
 
 
 def character_id(session: Session, name: str) -> int:
@@ -279,6 +219,24 @@ def character_id(session: Session, name: str) -> int:
     if found is None:
         raise UserError(f"no character {name!r}", "see the list of characters")
     return found
+
+
+# The statements of every message, built once.
+_DIALOG, _CHOICE = Dialog.__table__, Preference.__table__
+_AS_DRAFTED = ("source", "risk", "exchange", "reasons", "recalled", "prompt_tokens", "completion_tokens", "seconds")
+_INSERT, _FEEL = _DIALOG.insert(), EmotionLog.__table__.insert()
+_NOT_CHOSEN = delete(_CHOICE).where(_CHOICE.c.counsel_id == bindparam("room"), _CHOICE.c.chosen.is_(None))
+
+
+_LAST = select(func.max(_DIALOG.c.position)).where(_DIALOG.c.counsel_id == bindparam("room"))
+_MANNER = select(Character.id).where(Character.name == bindparam("manner"))
+_OLD = _DIALOG.c.id == bindparam("old")
+_PLACE = select(
+    _LAST.scalar_subquery().label("last"),
+    _MANNER.scalar_subquery().label("character_id"),
+    select(_DIALOG.c.position).where(_OLD).scalar_subquery().label("position"),
+    select(_DIALOG.c.created_at).where(_OLD).scalar_subquery().label("created_at"),
+)
 
 
 def _own(user: str, room: str) -> Select[Counsel]:

@@ -37,6 +37,15 @@ HEAD = (
 COLOURS = yaml.safe_load((HERE / "colours.yaml").read_text("utf-8"))
 
 
+class Page(gr.Blocks):
+    """Gradio's page without the queue that nothing here takes part in: it looks for work a thousand times a second."""
+
+    def run_startup_events(self) -> None:
+        """What Gradio does when the service starts, but for its queue."""
+        self.is_running = True
+        self.create_limiter()
+
+
 def mount(app: FastAPI, path: str) -> None:
     """Draw the chat under ``path``."""
     state = app.state
@@ -69,7 +78,7 @@ def theme() -> gr.themes.Base:
 def build(state: State) -> gr.Blocks:
     """The page for an application with this state."""
     t, scenes = words()["chat"], Scenes(state)
-    with gr.Blocks(title=words()["title"], analytics_enabled=False) as blocks:
+    with Page(title=words()["title"], analytics_enabled=False) as blocks:
         gr.HTML(html("top", accounts=state.accounts is not None), js_on_load=None, apply_default_css=False)
         with gr.Row(elem_id="columns"):
             with gr.Column(elem_id="side", min_width=240):
