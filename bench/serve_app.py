@@ -2,7 +2,7 @@
 
 ``model``: a model folder behind the API, gate off so that a model that was never trained can be measured too.
 ``stub``: a backend that answers at once, with SQLite and memories in the folder, so that all else is measured.
-``light``: the same without the morpheme analyser, which takes seconds to load.
+``light``: the same without the morpheme analyser and the page, which take seconds to load.
 All print their address once they listen.
 """
 
@@ -89,26 +89,26 @@ def stub_counselor(folder: Path, **options: Any) -> Counselor:
     return Counselor(StubBackend(), memory=MemoryStore(folder / "memory", Topics(), MemoryOptions(**options)))
 
 
-def stub_app(folder: Path, **options: Any) -> FastAPI:
+def stub_app(folder: Path, *, page: bool = True, **options: Any) -> FastAPI:
     """Rooms in SQLite and memories on disk, as with `gonggam serve`, around the stub."""
     bot = stub_counselor(folder, **options)
     warm_up(bot)
-    return create_app(bot, ServeOptions(accounts=True, per_minute=10**6), Store.open(default_url(folder)))
+    return create_app(bot, ServeOptions(accounts=True, per_minute=10**6, page=page), Store.open(default_url(folder)))
 
 
-def main(kind: str, folder: str) -> None:
-    """Serve until SIGTERM."""
+def serve(kind: str, folder: Path, tell: Callable[[str], object]) -> None:
+    """Serve until SIGTERM; ``tell`` is given the address."""
     kinds: dict[str, Callable[[Path], FastAPI]] = {
         "model": model_app,
         "stub": stub_app,
-        "light": partial(stub_app, lexical=0),
+        "light": partial(stub_app, page=False, lexical=0),
     }
-    app = kinds[kind](Path(folder))
+    app = kinds[kind](folder)
     with listen(ServeOptions(port=0)) as listening:
         listening.listen(2048)
-        print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
+        tell(f"http://127.0.0.1:{listening.getsockname()[1]}")
         uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error", timeout_keep_alive=60)).run([listening])
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    serve(sys.argv[1], Path(sys.argv[2]), partial(print, flush=True))

@@ -18,13 +18,13 @@ import numpy as np
 import psutil
 from memory import sentence
 from record import Row
-from serve_process import running, start
-from sqlalchemy import text
+from serve_process import quick_starts, running
+from sqlalchemy import func, select, text
 
 from pipeline.serve.accounts import Accounts
 from pipeline.serve.erasure import Erasure
 from pipeline.serve.store import Store, default_url
-from pipeline.serve.store.claims import LEASE
+from pipeline.serve.store.models import Counsel
 
 
 @dataclass
@@ -142,39 +142,32 @@ def soak(folder: Path, minutes: float = 5, rate: float = 40, users: int = 20) ->
 def kills(folder: Path, times: int = 200, users: int = 8) -> list[Row]:
     """kill -9 at a random moment under load, again and again; what was acknowledged must be there each time.
 
+    The next server goes on in the same rooms at once, as the one before is seen to be gone.
+
     Raises:
         RuntimeError: a message is gone, the database is damaged, or memory and database differ.
     """
     people, chance = clients(folder, users), random.Random(0)
-    words = (f"{sentence(number)} {number}" for number in range(10**9))
-    for _ in range(times):
-        served = start("light", folder)
-        _open_rooms(folder, people, served.address)
-        stop, answered = threading.Event(), threading.Event()
-        with ThreadPoolExecutor(users) as pool:
-            talks = [pool.submit(_talk, person, words, answered, stop) for person in people]
-            answered.wait(60)
-            time.sleep(chance.uniform(0, 0.5))
-            served.process.kill()
-            stop.set()
-        served.process.wait()
-        for talk in talks:
-            talk.result()
-        _check(folder, people, settled=False)
-    time.sleep(LEASE.total_seconds() + 1)
-    _check(folder, people, settled=True)
+    words, cut_off = (f"{sentence(number)} {number}" for number in range(10**9)), 0
+    with quick_starts("light", folder) as begin:
+        for _ in range(times):
+            process, address = begin()
+            for person in people:
+                person.reconnect(address)
+            stop, answered = threading.Event(), threading.Event()
+            with ThreadPoolExecutor(users) as pool:
+                talks = [pool.submit(_talk, person, words, answered, stop) for person in people]
+                answered.wait(60)
+                time.sleep(chance.uniform(0, 0.5))
+                process.kill()
+                stop.set()
+            process.join()
+            for talk in talks:
+                talk.result()
+            cut_off += _check(folder, people)
     acknowledged = sum(len(person.acknowledged) for person in people)
-    figure = f"{acknowledged:,} messages acknowledged, none lost, memory agrees"
-    return [(f"{times} times kill -9 under load", figure, {"lost": 0})]  # else `_check` would have ended it
-
-
-def _open_rooms(folder: Path, people: list[Client], address: str) -> None:
-    """New rooms: a room whose answer was cut off stays claimed for a while."""
-    store = Store.open(default_url(folder))
-    for person in people:
-        person.room = store.rooms.start(person.id, "기본").id
-        person.reconnect(address)
-    store.close()
+    told = f"{acknowledged:,} messages acknowledged, none lost; {cut_off:,} rooms cut off, memory agrees each time"
+    return [(f"{times} times kill -9 under load", told, {"lost": 0})]  # else `_check` would have ended it
 
 
 def _talk(person: Client, words: Iterator[str], answered: threading.Event, stop: threading.Event) -> None:
@@ -193,28 +186,31 @@ def _next(words: Iterator[str]) -> str:
         return next(words)
 
 
-def _check(folder: Path, people: list[Client], *, settled: bool) -> None:
-    """Compare what was acknowledged with the database, and the database with the memory.
+def _check(folder: Path, people: list[Client]) -> int:
+    """Put right what the dead server left, then compare what was acknowledged, the database and the memory.
 
-    Args:
-        settled: claims have run out: what was begun and never acknowledged must be gone from the memory too.
+    Returns:
+        How many rooms it was working in.
+
+    Raises:
+        RuntimeError: they differ, or the database is damaged.
     """
     from serve_app import stub_counselor
 
     store, bot = Store.open(default_url(folder)), stub_counselor(folder, lexical=0)
-    if settled:
-        Erasure(store, bot).recover()
-    with store.database.reading() as session:
-        if (found := session.scalar(text("PRAGMA integrity_check"))) != "ok":
+    cut_off = Erasure(store, bot).recover()
+    with store.database.looking() as connection:
+        if (found := connection.scalar(text("PRAGMA integrity_check"))) != "ok":
             raise RuntimeError(f"the database is damaged: {found}")
+        claimed = connection.scalar(select(func.count()).where(Counsel.claim.is_not(None)))
     for person in people:
-        rooms = store.rooms.of(person.id, limit=None)
-        dialogs = {d.id: d for room in rooms for d in store.rooms.dialogs(person.id, room.id)}
-        lost = [words for words, dialog in person.acknowledged.items() if dialogs[dialog].message != words]
+        dialogs = {dialog.id: dialog for dialog in store.rooms.dialogs(person.id, person.room)}
+        lost = [w for w, id in person.acknowledged.items() if id not in dialogs or dialogs[id].message != w]
         kept = {exchange["id"] for exchange in bot.export(json.dumps([person.id, ""], ensure_ascii=False))["exchanges"]}
         written = {dialog.exchange for dialog in dialogs.values() if dialog.exchange}
-        if lost or written - kept or (settled and kept - written):
+        if lost or written != kept or claimed:
             what = f"{len(lost)} messages, {len(written - kept)} memories too few, {len(kept - written)} too many"
-            raise RuntimeError(f"after kill -9: {what}")
+            raise RuntimeError(f"after kill -9: {what}, {claimed} rooms still claimed")
     bot.close()
     store.close()
+    return cut_off
