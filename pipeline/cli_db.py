@@ -60,7 +60,7 @@ def current(run: Run = DEFAULT, database: Url = None) -> None:
 @app.command("new-key")
 def new_key(file: Annotated[Path | None, typer.Argument(help="key file to make; none: print the key")] = None) -> None:
     """Make a key for sealing texts."""
-    from pipeline.serve.store.cipher import new_key, write_keys
+    from pipeline.cipher import new_key, write_keys
 
     if file is None:
         typer.echo(new_key())
@@ -74,20 +74,26 @@ def new_key(file: Annotated[Path | None, typer.Argument(help="key file to make; 
 @app.command("rotate-key")
 def rotate_key(
     key_file: Annotated[Path, typer.Option(help="key file to change, or to make from the key in GONGGAM_KEY")],
-    run: Run = DEFAULT,
+    run: Annotated[Path | None, typer.Option(help="run folder that holds the memories, and the database")] = None,
     database: Url = None,
 ) -> None:
-    """Put a new key into the key file and seal every text with it; stop the service meanwhile.
+    """Put a new key into the key file and seal every text and memory with it; stop the service meanwhile.
 
-    Killed midway, run it again. Older keys are taken out of the file once no text needs them.
+    Killed midway, run it again. Older keys are taken out of the file once nothing needs them.
     """
-    from pipeline.serve.store.cipher import new_key, read_keys, write_keys
+    from pipeline.cipher import Cipher, new_key, read_keys, write_keys
+    from rag.reseal import reseal
 
     keys = (new_key(), *read_keys(key_file if key_file.exists() else None))
     write_keys(key_file, keys)
-    count = open_store(run, database, key_file).upkeep.rotate()
+    texts = open_store(run or DEFAULT, database, key_file).upkeep.rotate()
+    if run is None and database:
+        typer.echo(f"sealed {texts} texts with a new key. Without --run memories are not looked for: the older keys")
+        typer.echo("stay in the file, as memories may need them, until this is run with --run FOLDER")
+        return
+    memories = reseal(run or DEFAULT, Cipher(keys))
     write_keys(key_file, keys[:1])
-    typer.echo(f"sealed {count} texts with a new key")
+    typer.echo(f"sealed {texts} texts and the memories of {memories} users with a new key")
 
 
 @app.command()
@@ -99,7 +105,7 @@ def expire(
 ) -> None:
     """Erase what was said more than DAYS ago, from the database and from the memories, and write the files anew."""
     erased = open_store(run, database, key_file).upkeep.expire(days)
-    typer.echo(f"erased {erased} exchanges and {_expire_memories(run, days)} memories")
+    typer.echo(f"erased {erased} exchanges and {_expire_memories(run, days, key_file)} memories")
 
 
 @app.command("grant-admin")
@@ -118,12 +124,14 @@ def grant_admin(
     typer.echo(f"{name} is {'no longer' if revoke else 'now'} an administrator")
 
 
-def _expire_memories(run: Path, days: float) -> int:
+def _expire_memories(run: Path, days: float, key_file: Path | None) -> int:
     """Memories lie in the run folder, where it has any."""
     from pipeline.chat.load import LOCK, load_memory
+    from pipeline.cipher import read_keys
     from pipeline.recipe import load_recipe
 
-    memory = load_memory(load_recipe(run / LOCK), run)[0] if (run / LOCK).is_file() else None
+    keys = read_keys(key_file) if key_file else None
+    memory = load_memory(load_recipe(run / LOCK), run, keys)[0] if (run / LOCK).is_file() else None
     if memory is None:
         return 0
     memory.settings = memory.settings.model_copy(update={"retention_days": days})
@@ -140,9 +148,9 @@ def open_store(run: Path, url: str | None = None, key_file: Path | None = None) 
 
 def _database(run: Path, url: str | None, key_file: Path | None) -> Database:
     from pipeline.chat.load import LOCK
+    from pipeline.cipher import read_keys
     from pipeline.recipe import load_recipe
     from pipeline.serve.store import Database, default_url
-    from pipeline.serve.store.cipher import read_keys
 
     if url is None and not (run / LOCK).is_file():
         raise UserError(f"no run folder ({LOCK} is missing)", "name one, or a database with --database", file=run)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rag.options import MemoryOptions
     from rag.rerank import Reranker
+    from rag.seal import Seal
 
 POOL = 50  # candidates each ranking brings to the fusion
 _SECONDS_A_DAY = 86_400.0
@@ -94,16 +95,16 @@ class ExchangeIndex:
         ordered = self._rerank(query, sorted(scored, key=lambda pair: -pair[1])[: max(k, POOL)])
         return [(self.exchanges[row], level[row]) for row, _ in ordered[:k]]
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, seal: Seal | None = None) -> None:
         """Write the index to ``folder``, whole or not at all."""
-        self.store.save(folder)
+        self.store.save(folder, seal)
 
-    def load(self, folder: Path, exchanges: Sequence[Exchange]) -> bool:
+    def load(self, folder: Path, exchanges: Sequence[Exchange], seal: Seal | None = None) -> bool:
         """Take over the saved index of (the first of) ``exchanges``; False if it is missing, stale or damaged."""
         from rag.store import FaissStore
 
         try:
-            store = FaissStore.load(folder, self.store.embeddings, self._label)
+            store = FaissStore.load(folder, self.store.embeddings, self._label, seal=seal)
         except UserError:
             return False
         covered = exchanges[: len(store)]

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_core.embeddings import Embeddings
 
     from rag.rerank import Reranker
+    from rag.seal import Seal
 
 
 class MemoryStore:
@@ -27,6 +28,7 @@ class MemoryStore:
         embedder: any LangChain embedder.
         settings: the recipe's `memory:` section.
         reranker: orders candidates anew (see `rag.rerank.load_reranker`); None: the fused order stands.
+        seal: seals words and vectors on the disk; None: they are written as they are.
     """
 
     def __init__(
@@ -35,9 +37,10 @@ class MemoryStore:
         embedder: Embeddings,
         settings: MemoryOptions | None = None,
         reranker: Reranker | None = None,
+        seal: Seal | None = None,
     ) -> None:
         self.root, self.embedder, self.settings = Path(root), embedder, settings or MemoryOptions()
-        self.reranker = reranker
+        self.reranker, self.seal = reranker, seal
         self._loaded: OrderedDict[str, Memory] = OrderedDict()
         self._lock, self._ready = RLock(), False
 

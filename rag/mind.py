@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -47,8 +48,8 @@ class Memory:
         self.name, self.user = name, user
         self._store, self._settings = store, store.settings
         self._folder = store.root / "users" / name[:2] / name
-        self._log = ExchangeLog(self._folder / "exchanges.jsonl")
-        self._lock = FileLock(store.root / "locks" / f"{int(name[:8], 16) % LOCKS:03d}.lock")
+        self._log = ExchangeLog(self._folder / "exchanges.jsonl", store.seal)
+        self._lock = lock(store.root, name)
         self._mutex = RLock()
         self._index = self._fresh()
         self._unsaved = self._expired = 0
@@ -199,10 +200,10 @@ class Memory:
             yield self._index
 
     def _load(self, exchanges: list[Exchange]) -> None:
-        self._sweep()
+        sweep(self._folder)
         self._index = self._fresh()
         saved = self._folder / "index"
-        if not self._index.load(saved, exchanges) and saved.exists():
+        if not self._index.load(saved, exchanges, self._store.seal) and saved.exists():
             shutil.rmtree(saved)
         rest = exchanges[len(self._index.exchanges) :]
         self._index.add(rest)
@@ -210,7 +211,7 @@ class Memory:
 
     def _keep(self, kept: list[Exchange]) -> None:
         """Make ``kept`` all that is remembered: the saved vectors go first, so that nothing outlives its text."""
-        self._sweep()
+        sweep(self._folder)
         if (self._folder / "index").exists():
             shutil.rmtree(self._folder / "index")
         self._log.rewrite(kept)
@@ -228,16 +229,22 @@ class Memory:
 
     def _save(self, index: ExchangeIndex) -> None:
         if self._folder.exists():
-            index.save(self._folder / "index")
+            index.save(self._folder / "index", self._store.seal)
         self._unsaved = 0
-
-    def _sweep(self) -> None:
-        """Remove what writers that were killed left behind; it may hold text."""
-        for leftover in self._folder.glob(".*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
     def _fresh(self) -> ExchangeIndex:
         return ExchangeIndex(self._store.embedder, self._settings, self._store.reranker)
+
+
+def lock(root: Path, name: str) -> FileLock:
+    """What whoever touches a user's files holds; ``name`` is that of the user's folder."""
+    return FileLock(root / "locks" / f"{int(name[:8], 16) % LOCKS:03d}.lock")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed left behind; it may hold text."""
+    for leftover in folder.glob(".*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
 
 
 def _aware(when: datetime | None) -> datetime:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -14,8 +15,9 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import VectorStore
 
 from gonggam.errors import UserError
-from gonggam.files import publishing, read_json, read_jsonl, sha256_file, write_json, write_jsonl
+from gonggam.files import publishing, read_json, sha256_file, write_json
 from rag.embedders import fingerprint
+from rag.seal import MARK, Seal, opened, sealed
 
 if TYPE_CHECKING:
     import faiss
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Kind = Literal["auto", "flat", "hnsw", "ivf"]
 # Up to here exact search takes a few milliseconds; above, HNSW; above that its graph takes too long to build, so IVF.
 FLAT_UP_TO, HNSW_UP_TO = 50_000, 200_000
+INDEX, DOCUMENTS = "index.faiss", "documents.jsonl"
 
 
 class FaissStore(VectorStore):
@@ -172,28 +175,26 @@ class FaissStore(VectorStore):
     def _select_relevance_score_fn(self) -> Callable[[float], float]:
         return lambda cosine: min(max((cosine + 1) / 2, 0.0), 1.0)
 
-    def save(self, folder: str | Path) -> None:
-        """Write index, documents and a description to ``folder``, whole or not at all."""
-        import faiss
-
+    def save(self, folder: str | Path, seal: Seal | None = None) -> None:
+        """Write index, documents and a description to ``folder``, whole or not at all; the first two sealed, if so."""
         with publishing(folder) as aside:
             if self._index is not None:
-                faiss.write_index(self._index, str(aside / "index.faiss"))
+                _write_index(self._index, aside / INDEX, seal)
             rows = ({"id": d.id, "text": d.page_content, "meta": d.metadata} for d in self._documents)
-            write_jsonl(aside / "documents.jsonl", rows)
-            files = sorted(path for path in aside.iterdir() if path.is_file())
+            lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (aside / DOCUMENTS).write_bytes(sealed(lines.encode(), seal))
             about = {"format": 1, "kind": self._kind, "count": len(self), "embedder": self._origin}
-            write_json(aside / "store.json", {**about, "sha256": {path.name: sha256_file(path) for path in files}})
+            _describe(aside, about)
 
     @classmethod
-    def load(cls, folder: str | Path, embedding: Embeddings, label: str = "") -> FaissStore:
+    def load(
+        cls, folder: str | Path, embedding: Embeddings, label: str = "", *, seal: Seal | None = None
+    ) -> FaissStore:
         """Open what `save` wrote.
 
         Raises:
-            UserError: missing, damaged, or made with another embedder.
+            UserError: missing, damaged, sealed with another key, or made with another embedder.
         """
-        import faiss
-
         folder = Path(folder)
         about = read_json(folder / "store.json")
         if not isinstance(about, dict) or about.get("format") != 1:
@@ -204,11 +205,12 @@ class FaissStore(VectorStore):
         for name, digest in about["sha256"].items():
             if not (folder / name).is_file() or sha256_file(folder / name) != digest:
                 raise UserError("this index is damaged", "build it again", file=folder / name)
-        for row in read_jsonl(folder / "documents.jsonl"):
+        for line in opened((folder / DOCUMENTS).read_bytes(), seal).splitlines():
+            row = json.loads(line)
             store._rows[row["id"]] = len(store._documents)
             store._documents.append(Document(id=row["id"], page_content=row["text"], metadata=row["meta"]))
         if store._documents:
-            store._index = faiss.read_index(str(folder / "index.faiss"))
+            store._index = _read_index(folder / INDEX, seal)
         return store
 
     def _searcher(self, index: faiss.Index) -> faiss.Index:
@@ -235,6 +237,44 @@ class FaissStore(VectorStore):
             self._index = _build(np.vstack([self.vectors(), vectors]), wanted)
         else:
             self._index.add(vectors)
+
+
+def reseal(folder: str | Path, seal: Seal) -> None:
+    """Seal what `FaissStore.save` wrote anew, whatever it was sealed with.
+
+    Raises:
+        UserError: it was sealed with a key that is not known, or is damaged.
+    """
+    folder = Path(folder)
+    about = read_json(folder / "store.json")
+    with publishing(folder) as aside:
+        for name in about["sha256"]:
+            (aside / name).write_bytes(sealed(opened((folder / name).read_bytes(), seal), seal))
+        _describe(aside, about)
+
+
+def _write_index(index: faiss.Index, file: Path, seal: Seal | None) -> None:
+    import faiss
+
+    if seal is None:
+        faiss.write_index(index, str(file))
+    else:
+        file.write_bytes(sealed(faiss.serialize_index(index).tobytes(), seal))
+
+
+def _read_index(file: Path, seal: Seal | None) -> faiss.Index:
+    import faiss
+
+    with file.open("rb") as begun:
+        if begun.read(len(MARK)) != MARK:  # faiss reads a large one with less memory than we would
+            return faiss.read_index(str(file))
+    return faiss.deserialize_index(np.frombuffer(opened(file.read_bytes(), seal), dtype=np.uint8))
+
+
+def _describe(folder: Path, about: dict[str, Any]) -> None:
+    """Write down what lies in a folder, so that damage is noticed."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    write_json(folder / "store.json", {**about, "sha256": {path.name: sha256_file(path) for path in files}})
 
 
 def choose(count: int) -> Literal["flat", "hnsw", "ivf"]:

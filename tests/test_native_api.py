@@ -500,7 +500,7 @@ def test_days_and_weeks_are_those_of_the_clock_on_the_wall():
 
 
 def test_sealed_all_the_way(tmp_path):
-    from pipeline.serve.store.cipher import new_key
+    from pipeline.cipher import new_key
 
     with client_of(make_app(tmp_path, keys=[new_key()])) as client:
         minji = sign_up(client, "minji")

@@ -1,5 +1,6 @@
 """A user's memory: isolated, durable, erasable, safe under threads and processes."""
 
+import base64
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from langchain_core.embeddings import Embeddings
 from gonggam.errors import UserError
 from rag.memory import MemoryStore
 from rag.options import MemoryOptions
+from rag.reseal import reseal
 
 ROOT = Path(__file__).parents[1]
 
@@ -412,3 +414,102 @@ def test_a_folder_that_may_not_be_written_is_a_user_error(tmp_path):
     (tmp_path / "root").write_text("a file, no folder")
     with pytest.raises(UserError):
         store(tmp_path / "root").for_user("u").add("말", "네")
+
+
+class Shift:
+    """A seal that tells which key it used; opens with any of its keys. No secret, but no plain text either."""
+
+    def __init__(self, *keys):
+        self.keys = keys
+
+    def encrypt(self, data):
+        return b"%d." % self.keys[0] + base64.urlsafe_b64encode(bytes(b ^ self.keys[0] for b in data))
+
+    def decrypt(self, sealed):
+        key, _, body = sealed.partition(b".")
+        if not key.isdigit() or int(key) not in self.keys:
+            raise UserError("sealed with another key")
+        try:
+            return bytes(b ^ int(key) for b in base64.b64decode(body, altchars=b"-_", validate=True))
+        except ValueError as error:
+            raise UserError("damaged") from error
+
+
+def sealed_store(root, *keys):
+    return MemoryStore(root, Letters(), MemoryOptions(lexical=0), seal=Shift(*keys) if keys else None)
+
+
+def remember_and_save(users, *texts):
+    memory = users.for_user("u")
+    for text in texts:
+        memory.add(text, "무지개비빔밥 답")
+    users.close()
+    return [e.user for e in memory.recent(99)]
+
+
+def in_the_open(root):
+    """Whether words, ids or raw vectors of a memory can be read off its files."""
+    signs = "초코파이".encode(), "무지개비빔밥".encode(), b"\\ucd08", b'"user"', b'"id"', b"IxFI"
+    found = on_disk(root)
+    return any(sign in found for sign in signs)
+
+
+def test_sealed_memories_show_nothing_and_are_recalled_forgotten_and_exported(tmp_path):
+    users = sealed_store(tmp_path, 7)
+    assert remember_and_save(users, "초코파이 하나", "초코파이 둘") == ["초코파이 하나", "초코파이 둘"]
+    assert (folder_of(tmp_path) / "index" / "index.faiss").exists()
+    assert not in_the_open(tmp_path)
+    again = sealed_store(tmp_path, 7)
+    memory = again.for_user("u")
+    first = memory.recall("초코파이 하나", 1)[0]
+    assert (first.user, again.embedder.calls) == ("초코파이 하나", 0)  # the saved vectors were read, too
+    assert memory.forget(first.id)
+    assert [e["user"] for e in memory.export()["exchanges"]] == ["초코파이 둘"]
+    assert not in_the_open(tmp_path)
+    again.forget("u")
+    assert not list(tmp_path.glob("users/*/*"))
+
+
+@pytest.mark.parametrize("keys", [(), (8,)])
+def test_another_key_or_none_is_told_and_nothing_is_lost(tmp_path, keys):
+    remember_and_save(sealed_store(tmp_path, 7), "초코파이")
+    before = on_disk(folder_of(tmp_path))
+    memory = sealed_store(tmp_path, *keys).for_user("u")
+    for use in (lambda: memory.add("다음", "네"), lambda: memory.forget("x"), memory.export, lambda: memory.recent(1)):
+        with pytest.raises(UserError, match="key"):
+            use()
+    assert on_disk(folder_of(tmp_path)) == before
+
+
+def test_a_damaged_line_among_sealed_ones_is_passed_over(tmp_path):
+    remember_and_save(sealed_store(tmp_path, 7), "하나", "둘", "셋")
+    log = folder_of(tmp_path) / "exchanges.jsonl"
+    head, one, two, three = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(head + one + two[:20] + b"!" + two[21:] + three)
+    memory = sealed_store(tmp_path, 7).for_user("u")
+    assert [e.user for e in memory.recent(9)] == ["하나", "셋"]
+    assert memory.damaged == 1
+
+
+def test_a_key_is_given_later_and_changed(tmp_path):
+    said = remember_and_save(sealed_store(tmp_path), "초코파이 하나")
+    assert in_the_open(tmp_path)
+    said = remember_and_save(sealed_store(tmp_path, 7), "초코파이 둘")  # read beside what was written without a key
+    assert said == ["초코파이 하나", "초코파이 둘"]
+    running = sealed_store(tmp_path, 9, 7).for_user("u")
+    assert [e.user for e in running.recent(9)] == said
+    for keys in ((7,), (9, 7)):
+        assert reseal(tmp_path, Shift(*keys)) == 1
+        assert not in_the_open(tmp_path)
+    assert [e.user for e in running.recent(9)] == said  # another process sees that the file is another one
+    last = sealed_store(tmp_path, 9)
+    assert [e.user for e in last.for_user("u").recent(9)] == said
+    assert last.embedder.calls == 0
+    with pytest.raises(UserError, match="key"):
+        reseal(tmp_path, Shift(5))
+    assert [e.user for e in sealed_store(tmp_path, 9).for_user("u").recent(9)] == said
+
+
+def folder_of(root):
+    (folder,) = root.glob("users/*/*")
+    return folder

@@ -18,11 +18,11 @@ from store_standin import WEAK, database_url, holding
 from gonggam.errors import UserError
 from pipeline.chat.personas import personas
 from pipeline.chat.reply import Emotion
+from pipeline.cipher import Cipher, new_key, read_keys
 from pipeline.cli import main
 from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
 from pipeline.serve.store import Database, LostClaim, Store, default_url, migrate
-from pipeline.serve.store.cipher import Cipher, new_key, read_keys
 from pipeline.serve.store.models import Base, Dialog
 from pipeline.serve.store.records import Draft
 
@@ -337,6 +337,8 @@ def test_db_commands(tmp_path, capsys):
     store.close()
     old = read_keys(key)
     main_says(["db", "rotate-key", "--database", url, "--key-file", str(key)])
+    assert set(old) < set(read_keys(key))  # memories, wherever they are, may need it
+    main_says(["db", "rotate-key", "--database", url, "--key-file", str(key), "--run", str(tmp_path)])
     assert not set(read_keys(key)) & set(old)
     sealed = ["--database", url, "--key-file", str(key)]
     # What the model has no part in is not for it to learn.

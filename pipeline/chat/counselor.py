@@ -88,7 +88,8 @@ class Counselor:
         Args:
             where: what to load.
             changes: ``run`` (a run folder whose memory and settings a model server shall use), ``backend`` (the run's
-                model, where it is loaded already), and any field of `ChatOptions` in place of the recipe's.
+                model, where it is loaded already), ``keys`` (of sealed memories; the service's if left out), and any
+                field of `ChatOptions` in place of the recipe's.
 
         Raises:
             UserError: it is not there or cannot be reached.

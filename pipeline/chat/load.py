@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pipeline.chat.emotion import load_feel
 from pipeline.chat.options import ChatOptions
 from pipeline.chat.personas import load_converter
 from pipeline.chat.sentiment import load_sentiments
+from pipeline.cipher import Cipher, read_keys
 from pipeline.prompt import system_prompt
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ def load(
     *,
     run: str | Path | None = None,
     backend: TransformersBackend | None = None,
+    keys: Sequence[str] | None = None,
     **changes: Any,
 ) -> Counselor:
     """See `Counselor.load`."""
@@ -56,7 +59,7 @@ def load(
         model, floor, system = _of_run(recipe, folder, options, backend)
     else:
         model = _plain(where, options, recipe)
-    memory, knowledge = load_memory(recipe, folder) if recipe else (None, None)
+    memory, knowledge = load_memory(recipe, folder, keys) if recipe else (None, None)
     if isinstance(options.gate.min_logprob, float | int):
         floor = options.gate.min_logprob
     return cls(
@@ -182,8 +185,14 @@ def _plain(where: str, options: ChatOptions, recipe: Recipe | None) -> Backend:
     return load_local(base, adapters={Path(where).name: where}, settings=settings)
 
 
-def load_memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, KnowledgeBase | None]:
-    """The run's embedder with its users' memories and human-written answers, where the memory stage was run."""
+def load_memory(
+    recipe: Recipe, folder: Path, keys: Sequence[str] | None = None
+) -> tuple[MemoryStore | None, KnowledgeBase | None]:
+    """The run's embedder with its users' memories and human-written answers, where the memory stage was run.
+
+    Args:
+        keys: what memories are sealed with; None: the keys of the recipe's service (`pipeline.cipher.read_keys`).
+    """
     stage = folder / "memory"
     if recipe.memory is None or not (stage / "manifest.json").is_file():
         return None, None
@@ -197,4 +206,6 @@ def load_memory(recipe: Recipe, folder: Path) -> tuple[MemoryStore | None, Knowl
     embedder = load_embedder(own if own.is_dir() else recipe.memory.embedder)
     reranker = load_reranker(recipe.memory.reranker) if recipe.memory.reranker else None
     settings = settled(recipe.memory, stage)
-    return MemoryStore(folder, embedder, settings, reranker), KnowledgeBase.load(stage / "knowledge", embedder)
+    keys = read_keys(recipe.serve.key_file if recipe.serve else None) if keys is None else keys
+    seal = Cipher(keys) if keys else None
+    return MemoryStore(folder, embedder, settings, reranker, seal), KnowledgeBase.load(stage / "knowledge", embedder)

@@ -20,6 +20,7 @@ from uvicorn.supervisors.multiprocess import Multiprocess
 
 from gonggam.errors import UserError
 from pipeline.chat.load import LOCK
+from pipeline.cipher import read_keys
 from pipeline.serve.options import ServeOptions
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def build(plan: Plan) -> FastAPI:
     from pipeline.serve.app import create_app
 
     store = open_store(plan)
-    counselor = Counselor.load(plan.where, run=plan.run)
+    counselor = Counselor.load(plan.where, run=plan.run, keys=read_keys(plan.settings.key_file))
     warm_up(counselor)
     return create_app(counselor, plan.settings, store)
 
@@ -105,7 +106,6 @@ def open_store(plan: Plan) -> Store | None:
         UserError: it cannot be had, or accounts are wanted and there is no place for them.
     """
     from pipeline.serve.store import Store, default_url
-    from pipeline.serve.store.cipher import read_keys
 
     folder, settings = plan.run or Path(plan.where), plan.settings
     url = settings.database or (default_url(folder) if (folder / LOCK).is_file() else None)

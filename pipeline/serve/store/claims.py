@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Row, bindparam, or_, select, update
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
-from pipeline.serve.store.cipher import Cipher
+from pipeline.cipher import Cipher
 from pipeline.serve.store.database import Database
 from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, now
 from pipeline.serve.store.workers import Workers

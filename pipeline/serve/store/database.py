@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import UpdateBase
 
 from gonggam.errors import UserError
 from gonggam.files import friendly_os_errors
-from pipeline.serve.store.cipher import Cipher
+from pipeline.cipher import Cipher
 
 BUSY_S = 15.0
 """How long SQLite waits for another writer."""

@@ -1,6 +1,6 @@
 """The tables: who talks, in which room, what was said, how it felt, and what they thought of the reply.
 
-Columns marked *sealed* hold text of people and go through `pipeline.serve.store.cipher`. All times are UTC.
+Columns marked *sealed* hold text of people and go through `pipeline.cipher`. All times are UTC.
 """
 
 from __future__ import annotations

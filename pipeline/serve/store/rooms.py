@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from gonggam.errors import UserError
 from pipeline.chat.reply import Emotion
-from pipeline.serve.store.cipher import Cipher
+from pipeline.cipher import Cipher
 from pipeline.serve.store.claims import finish_claim
 from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now

@@ -10,7 +10,7 @@ from sqlalchemy import Column, Connection, Table, delete, exists, select, text, 
 from sqlalchemy.exc import OperationalError
 
 from gonggam.errors import UserError
-from pipeline.serve.store.cipher import SEALED, Cipher
+from pipeline.cipher import SEALED, Cipher
 from pipeline.serve.store.database import Database, affected
 from pipeline.serve.store.models import Attempt, Counsel, Dialog, Preference, Setting, Token, now, sealed_columns
 

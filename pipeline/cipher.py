@@ -1,7 +1,7 @@
-"""Text at rest: sealed with Fernet (AES-128-CBC, HMAC-SHA256; cryptography.io, Fernet) where there is a key.
+"""Words at rest: sealed with Fernet where there is a key (AES-128-CBC, HMAC-SHA256; cryptography.io, Fernet).
 
-The first letter of a stored text says how it was stored, so a database may be given a key later, and rows of both
-kinds may stand side by side while `gonggam db rotate-key` is at work.
+Both the database and the memories of users use it. The first letter of a stored text says how it was stored, so a key
+may be given later, and texts of both kinds may stand side by side while `gonggam db rotate-key` is at work.
 """
 
 from __future__ import annotations
@@ -34,11 +34,28 @@ class Cipher:
         except ValueError as error:
             raise UserError("a key is not 32 bytes in URL-safe base64", "make one with: gonggam db new-key") from error
 
+    def encrypt(self, data: bytes) -> bytes:
+        """Seal bytes; there must be a key."""
+        assert self._fernet is not None
+        return self._fernet.encrypt(data)
+
+    def decrypt(self, sealed: bytes) -> bytes:
+        """The bytes that were sealed.
+
+        Raises:
+            UserError: they were sealed with a key that is not among these.
+        """
+        if self._fernet is not None:
+            with suppress(InvalidToken):  # told below, as is what there is no key for at all
+                return self._fernet.decrypt(sealed)
+        hint = f"give the key they were sealed with ({VARIABLE} or key_file)"
+        raise UserError("stored texts were sealed with another key", hint)
+
     def seal(self, text: str) -> str:
         """The text as it is stored."""
         if self._fernet is None:
             return PLAIN + text
-        return SEALED + self._fernet.encrypt(text.encode("utf-8")).decode("ascii")
+        return SEALED + self.encrypt(text.encode("utf-8")).decode("ascii")
 
     def open(self, stored: str) -> str:
         """The text that was sealed.
@@ -48,12 +65,7 @@ class Cipher:
         """
         if stored.startswith(PLAIN):
             return stored[1:]
-        if self._fernet is not None:
-            with suppress(InvalidToken):  # told below, as is a text for which there is no key at all
-                return self._fernet.decrypt(stored[1:].encode("ascii")).decode("utf-8")
-        raise UserError(
-            "stored texts were sealed with another key", f"give the key they were sealed with ({VARIABLE} or key_file)"
-        )
+        return self.decrypt(stored[1:].encode("ascii")).decode("utf-8")
 
 
 def new_key() -> str:
