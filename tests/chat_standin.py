@@ -106,7 +106,7 @@ def tiny_adapter(model: Path, folder: Path, seed: int) -> Path:
     return folder
 
 
-def bigram_memory(folder: Path, **settings):
+def bigram_memory(folder: Path, seal=None, **settings):
     """A memory store with character bigrams as vectors, so that it needs no model."""
     from langchain_core.embeddings import Embeddings
 
@@ -124,4 +124,4 @@ def bigram_memory(folder: Path, **settings):
             norm = sum(v * v for v in vector) ** 0.5
             return [v / norm for v in vector]
 
-    return MemoryStore(folder, Bigrams(), MemoryOptions(**settings))
+    return MemoryStore(folder, Bigrams(), MemoryOptions(**settings), seal=seal)

@@ -14,6 +14,7 @@ from sqlalchemy import make_url, text
 from gonggam.errors import UserError
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.options import ChatOptions
+from pipeline.cipher import Cipher
 from pipeline.serve.accounts import Accounts
 from pipeline.serve.app import create_app
 from pipeline.serve.options import ServeOptions
@@ -55,7 +56,7 @@ def make_app(folder: Path, *texts: str, accounts: bool = True, keys=(), backend=
     counselor = Counselor(
         backend or ScriptedBackend(*(texts or (GOOD,))),
         ChatOptions(),
-        memory=bigram_memory(folder, threshold=0.0, lexical=0),
+        memory=bigram_memory(folder, Cipher(keys) if keys else None, threshold=0.0, lexical=0),
         sentiments=sentiments,
     )
     settings = {"accounts": accounts, "hosts": ("testserver",), "page": False} | settings

@@ -25,12 +25,13 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 from serve_standin import HeldBackend, serving
 from starlette.testclient import TestClient
 from store_standin import GOOD, OTHER, PASSWORD, holding, make_app
+from test_reviewed import Telling
 
 from pipeline.chat.backends import BackendError
+from pipeline.chat.reviewed import CategoryAnswers
 from pipeline.chat.sentiment import Sentiments
 from pipeline.serve.callers import COOKIE
 from pipeline.serve.native.moods import spans
-from pipeline.serve.store import default_url
 from pipeline.serve.store.models import Counsel
 from pipeline.serve.store.records import Felt
 from pipeline.serve.talks import finish
@@ -157,6 +158,18 @@ def test_two_replies_one_choice(client, minji):
     # and where words are fixed there is nothing to choose
     offer = client.post(f"/api/rooms/{room}/choices", json={"text": "죽고 싶어"}, headers=minji).json()
     assert (offer["id"], offer["answer"]["dialog"]["source"]) == (None, "safety")
+
+
+def test_reviewed_answers_are_chosen_from_as_well(tmp_path):
+    answers = {"수면": ["낮에 걸어 보셨어요?", "잠들기 전에 무엇을 하세요?"], "가족": ["가족과 이야기해 보셨어요?"]}
+    backend = CategoryAnswers(Telling(answers=answers))
+    with client_of(make_app(tmp_path, accounts=False, backend=backend)) as client:
+        room = start(client, None)
+        two = client.post(f"/api/rooms/{room}/choices", json={"text": "수면이 문제예요"}).json()
+        assert {two["a"], two["b"]} == set(answers["수면"])
+        assert client.post(f"/api/choices/{two['id']}", json={"choice": "b"}).json()["reply"] == two["b"]
+        one = client.post(f"/api/rooms/{room}/choices", json={"text": "가족 이야기예요"}).json()
+        assert (one["id"], one["answer"]["dialog"]["reply"]) == (None, answers["가족"][0])  # there is no other
 
 
 def test_log_in_cookie_password_and_log_out(client, minji):
@@ -502,12 +515,18 @@ def test_days_and_weeks_are_those_of_the_clock_on_the_wall():
 def test_sealed_all_the_way(tmp_path):
     from pipeline.cipher import new_key
 
-    with client_of(make_app(tmp_path, keys=[new_key()])) as client:
+    app = make_app(tmp_path, keys=[new_key()])
+    with client_of(app) as client:
         minji = sign_up(client, "minji")
-        send(client, minji, start(client, minji, title=SECRET), SECRET)
-        files = {path.name for path in tmp_path.rglob("gonggam.db*")}
-        assert not files & set(holding(tmp_path, SECRET))
-        assert default_url(tmp_path).endswith("gonggam.db")
+        room = start(client, minji, title=SECRET)
+        for _ in range(2):
+            send(client, minji, room, SECRET)
+        app.state.counselor.memory.close()  # writes the vectors, too
+        assert list(tmp_path.rglob("index.faiss"))
+        assert holding(tmp_path, SECRET) == []
+        exported = client.get("/api/me/export", headers=minji).json()
+        assert [one["user"] for one in exported["memory"]["exchanges"]] == [SECRET, SECRET]
+    assert holding(tmp_path, SECRET) == []
 
 
 def test_what_was_begun_is_finished_however_often_it_is_cancelled():
@@ -526,3 +545,15 @@ def test_what_was_begun_is_finished_however_often_it_is_cancelled():
 
     asyncio.run(give_up())
     assert done == [1]
+
+
+def test_what_was_begun_for_somebody_who_went_away_is_undone():
+    undone = []
+
+    async def give_up():
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await finish(lambda: "taken", undo=undone.append)
+
+    asyncio.run(give_up())
+    assert undone == ["taken"]

@@ -13,6 +13,7 @@ from pipeline.chat.categories import Labels
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.resources import data
 from pipeline.chat.reviewed import CategoryAnswers, NearestAnswer
+from pipeline.chat.turn import Ask
 
 TOPICS = ("수면", "직장", "가족")
 ANSWERS = {label: [f"{label} 이야기군요. {n}" for n in range(3)] for label in TOPICS}
@@ -48,6 +49,15 @@ def test_no_answer_is_given_twice_in_a_row_in_a_session_or_to_anyone():
         assert set(said) == set(ANSWERS["수면"])
     one = Counselor(CategoryAnswers(Telling(answers={"수면": ["한 가지 답이에요."]})))
     assert [one.reply("수면", session="s").text for _ in range(2)] == ["한 가지 답이에요."] * 2
+
+
+def test_the_second_of_two_answers_is_another_whatever_others_are_given_meanwhile():
+    bot = Counselor(CategoryAnswers(Telling(answers={"수면": ["가요.", "나요."]})))
+    for _ in range(20):
+        first = bot.reply("수면").text
+        bot.reply("수면")  # somebody else's
+        second = bot.reply_many([Ask("수면", avoid=(first,))])[0].text
+        assert second != first
 
 
 def test_unsure_it_says_so_and_asks_back_in_other_words_each_time():

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from conftest import ROOT, environment
-from sqlalchemy import inspect, update
+from sqlalchemy import inspect, select, update
 from store_standin import WEAK, database_url, holding
 
 from gonggam.errors import UserError
@@ -23,8 +24,9 @@ from pipeline.cli import main
 from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
 from pipeline.serve.store import Database, LostClaim, Store, default_url, migrate
-from pipeline.serve.store.models import Base, Dialog
+from pipeline.serve.store.models import Base, Dialog, Worker
 from pipeline.serve.store.records import Draft
+from pipeline.serve.store.workers import Process
 
 SECRET = "초코파이하늘별"
 
@@ -147,6 +149,55 @@ def test_a_room_answers_one_request_at_a_time_and_a_lost_claim_writes_nothing(ur
     written = store.rooms.write(room.id, entered.claim, draft())
     assert store.rooms.dialogs(person.id, room.id) == [written]
     store.close()
+
+
+CLAIMER = """
+import sys, time
+from pipeline.serve.store import Store
+store = Store.open(sys.argv[1])
+print(store.claims.enter(sys.argv[2], sys.argv[3]).claim, flush=True)
+sys.stdin.read()
+if sys.argv[4] == "stop":
+    store.close()
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "stop"])
+def test_a_room_is_free_at_once_when_whoever_claimed_it_is_gone_and_not_before(url, tmp_path, end):
+    store = Store.open(url)
+    person, room = someone(store)
+    command = [sys.executable, "-c", CLAIMER, url, person.id, room.id, end]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, env=environment(tmp_path), cwd=ROOT) as other:
+        claim = other.stdout.readline().decode().strip()
+        assert store.claims.enter(person.id, room.id).claim is None
+        assert store.claims.abandoned() == []
+        store.workers.strike()
+        if end == "kill":
+            other.kill()
+    assert store.claims.abandoned() == [(person.id, room.id)]
+    store.workers.strike()  # does not forget whose claim it is while it stands
+    entered = store.claims.enter(person.id, room.id, said=True)
+    assert (entered.abandoned, entered.said) == (True, [])
+    with pytest.raises(LostClaim):
+        store.rooms.write(room.id, claim, draft())
+    store.rooms.write(room.id, entered.claim, draft())
+    store.workers.strike()
+    with store.database.looking() as connection:
+        assert connection.scalars(select(Worker.id)).all() == [store.workers.own]
+    store.close()
+
+
+def test_only_what_is_provably_gone_is_gone():
+    own = Process.own()
+    assert own.place  # tells something on this system, or the test above shows nothing
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as ended:
+        ended.wait()
+    assert not own.gone
+    assert replace(own, pid=ended.pid).gone
+    assert replace(own, started=own.started - 1).gone  # the number was given again
+    assert not replace(own, pid=ended.pid, place="another boot").gone
+    assert not Process("", ended.pid, 0).gone
 
 
 def test_sealed_texts_are_in_no_file_and_a_wrong_key_is_told(tmp_path):
@@ -287,6 +338,7 @@ import sys
 from datetime import timedelta
 from pipeline.serve.store import Store
 from pipeline.serve.store.records import Draft
+from pipeline.serve.store.workers import Process
 store, user, room = Store.open(sys.argv[1]), sys.argv[2], sys.argv[3]
 number = int(sys.argv[4])
 while True:

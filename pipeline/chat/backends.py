@@ -23,7 +23,8 @@ class Settings:
 
     ``adapter`` is an adapter's name, ``"none"`` for the base model, or None for the backend's own choice;
     ``session`` names a conversation whose computed prefix may be kept and reused; before a text of ``stop`` the reply
-    ends (see `pipeline.chat.speak`: backends need not look at it).
+    ends (see `pipeline.chat.speak`: backends need not look at it); ``avoid`` are replies that are not wanted again, for
+    backends that choose among ready ones.
     """
 
     max_new_tokens: int = 160
@@ -35,6 +36,7 @@ class Settings:
     adapter: str | None = None
     session: str | None = None
     stop: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, options: ChatOptions, **changed: Any) -> Settings:

@@ -84,6 +84,7 @@ class Composer:
         wanted = {name: value for name, value in asdict(turn.ask.sampling).items() if value is not None}
         longest = self.options.max_new_tokens
         wanted["max_new_tokens"] = min(wanted.get("max_new_tokens") or longest, longest)
+        wanted["avoid"] = turn.ask.avoid
         if turn.ask.adapter:
             wanted["adapter"] = turn.ask.adapter
         if turn.session.name:

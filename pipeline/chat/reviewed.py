@@ -154,12 +154,13 @@ class CategoryAnswers(ReviewedBackend):
 
     def _choose(self, request: Request, number: int, answers: Sequence[str]) -> str:
         """By chance among the answers that this conversation has not heard, nor anyone just now."""
-        heard = [m["content"] for m in request.messages if m["role"] == "assistant"]
+        heard = _heard(request)
         seed = request.settings.seed
         with self._lock:
             last = self._given.get(number) if seed is None else None
             fresh = [a for a in answers if a not in heard and a != last]
-            fresh = fresh or [a for a in answers if a not in (last, *heard[-1:])] or list(answers)
+            fresh = fresh or [a for a in answers if a not in (last, *heard[-1:])]
+            fresh = fresh or [a for a in answers if a not in heard[-1:]] or list(answers)
             chance = random.Random(None if seed is None else f"{seed} {said(request)}")
             self._given[number] = chosen = chance.choice(fresh)
         return chosen
@@ -186,7 +187,7 @@ class NearestAnswer(ReviewedBackend):
         return [self._pick(request) for request in requests]
 
     def _pick(self, request: Request) -> Picked:
-        heard = {m["content"] for m in request.messages if m["role"] == "assistant"}
+        heard = _heard(request)
         # Only answers to a first message: later ones speak of what their own conversation had told before.
         hits = [hit for hit in self.knowledge.search(said(request), k=_TRIES) if not hit.meta.get("turn")]
         hit = next((hit for hit in hits if hit.answer not in heard), None)
@@ -214,8 +215,14 @@ def said(request: Request) -> str:
     return request.said or request.messages[-1]["content"]
 
 
+def _heard(request: Request) -> list[str]:
+    """What this conversation has been answered, and last what is not wanted."""
+    said = [m["content"] for m in request.messages if m["role"] == "assistant"]
+    return [*said, *request.settings.avoid]
+
+
 def _unsure(request: Request) -> str:
     """Words that ask back, other than those just spoken."""
-    heard = [m["content"] for m in request.messages if m["role"] == "assistant"]
+    heard = _heard(request)
     words = data("texts")["unsure"]
     return next((text for text in words if text not in heard), words[0])

@@ -61,6 +61,7 @@ class Ask:
         sampling: what this request wants otherwise.
         remember: whether the exchange is written to the user's memory; if not, `Counselor.remember` can do it later.
         unseen: ids of remembered exchanges that are not to be recalled.
+        avoid: replies that are not wanted, as the first of two that are to be chosen from.
     """
 
     text: str
@@ -74,6 +75,7 @@ class Ask:
     sampling: Sampling = Sampling()
     remember: bool = True
     unseen: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -119,10 +119,10 @@ class Talks:
         async with self._holding(member, room, said=True) as held:
             asks = [self._ask(held, text, held.said, adapter=adapter, sentiment=sentiment) for adapter in adapters]
             first = await self.queue.reply(asks[0], member.owner)
-            if first.source not in ("model", "knowledge"):
+            if first.source in ("safety", "notice"):
                 return await finish(partial(self._commit, held, asks[0], first))
-            second = await self.queue.reply(asks[1], member.owner)
-            if first.text == second.text:
+            second = await self.queue.reply(replace(asks[1], avoid=(first.text,)), member.owner)
+            if first.text == second.text or second.source in ("safety", "notice"):
                 return await finish(partial(self._commit, held, asks[0], first))
             pair = [Draft.of(clean(text), reply) for reply in (first, second)]
             return await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
