@@ -23,7 +23,7 @@ from sqlalchemy import func, select, text
 
 from pipeline.serve.accounts import Accounts
 from pipeline.serve.erasure import Erasure
-from pipeline.serve.store import Store, default_url
+from pipeline.serve.store import Database, Store, default_url
 from pipeline.serve.store.models import Counsel
 
 
@@ -197,7 +197,7 @@ def _check(folder: Path, people: list[Client]) -> int:
     """
     from serve_app import stub_counselor
 
-    store, bot = Store.open(default_url(folder)), stub_counselor(folder, lexical=0)
+    store, bot = Store(Database(default_url(folder))), stub_counselor(folder, lexical=0)
     cut_off = Erasure(store, bot).recover()
     with store.database.looking() as connection:
         if (found := connection.scalar(text("PRAGMA integrity_check"))) != "ok":
