@@ -7,18 +7,19 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 import psutil
 from memory import sentence
 from record import Row
-from serve_process import quick_starts, running
+from serve_process import Served, quick_starts, running
 from sqlalchemy import func, select, text
 
 from pipeline.serve.accounts import Accounts
@@ -45,16 +46,25 @@ class Client:
             self._say(words)
 
     def _say(self, words: str) -> None:
+        body = json.dumps({"text": words}).encode()
+        found = self._ask("POST", f"/api/rooms/{self.room}/dialogs", body, 201)
+        self.acknowledged[words] = found["dialog"]["id"]
+
+    def _ask(self, method: str, path: str, body: bytes | None, status: int) -> dict[str, Any]:
         if self._open is None:
             self._open = http.client.HTTPConnection(urlsplit(self.address).netloc, timeout=60)
-        body = json.dumps({"text": words}).encode()
         headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
-        self._open.request("POST", f"/api/rooms/{self.room}/dialogs", body, headers)
+        self._open.request(method, path, body, headers)
         answer = self._open.getresponse()
         found = json.loads(answer.read())
-        if answer.status != 201:
+        if answer.status != status:
             raise RuntimeError(f"refused with {answer.status}: {found}")
-        self.acknowledged[words] = found["dialog"]["id"]
+        return found
+
+    def ping(self, words: str) -> None:
+        """Ask for what needs neither an account nor the database: the floor of every answer."""
+        with self._one:
+            self._ask("GET", "/health/live", None, 200)
 
     def reconnect(self, address: str) -> None:
         """Speak to another server."""
@@ -75,12 +85,14 @@ def clients(folder: Path, count: int) -> list[Client]:
     return made
 
 
-def send_steadily(users: list[Client], rate: float, seconds: float) -> list[float]:
+def send_steadily(
+    users: list[Client], rate: float, seconds: float, send: Callable[[Client, str], None] = Client.say
+) -> list[float]:
     """Milliseconds of each answer, counted from the moment the message was due, however late it was sent."""
     began, waits = time.perf_counter() + 0.1, []
 
     def one(number: int, due: float) -> None:
-        users[number % len(users)].say(sentence(number))
+        send(users[number % len(users)], sentence(number))
         waits.append(1000 * (time.perf_counter() - due))
 
     with ThreadPoolExecutor(len(users)) as pool:
@@ -102,14 +114,27 @@ def overhead(folder: Path, rate: float = 50, seconds: float = 30, users: int = 5
             person.reconnect(served.address)
         send_steadily(people, rate, 3)
         before = _cpu(served.process.pid)
-        waits = send_steadily(people, rate, seconds)
-        cpu = 1000 * (_cpu(served.process.pid) - before) / len(waits)
-    p50, p95, p99 = np.percentile(waits, [50, 95, 99])
-    what = f"overhead of a message at {rate:g} a second, {users} users, SQLite"
+        time.sleep(5)
+        idle = f"{20 * (_cpu(served.process.pid) - before):.1f}% of a core"
+        floor = _measure(served, people, rate, seconds, Client.ping)
+        found = _measure(served, people, rate, seconds, Client.say)
+    load = f"at {rate:g} a second, {users} users"
     return [
-        (what, f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms", {"overhead_ms": p95}),
-        ("the same: processor time", f"{cpu:.1f} ms"),
+        ("the stub service without a request", idle),
+        (f"floor: GET /health/live {load}", floor[0]),
+        (f"overhead of a message {load}, SQLite", found[0], {"overhead_ms": found[1]}),
     ]
+
+
+def _measure(
+    served: Served, people: list[Client], rate: float, seconds: float, send: Callable[[Client, str], None]
+) -> tuple[str, float]:
+    """Percentiles and processor time of a request as a text, and the 95th percentile in milliseconds."""
+    before = _cpu(served.process.pid)
+    waits = send_steadily(people, rate, seconds, send)
+    cpu = 1000 * (_cpu(served.process.pid) - before) / len(waits)
+    p50, p95, p99 = np.percentile(waits, [50, 95, 99])
+    return f"p50 {p50:.1f}, p95 {p95:.1f}, p99 {p99:.1f} ms; processor time {cpu:.1f} ms", float(p95)
 
 
 def _cpu(process: int) -> float:

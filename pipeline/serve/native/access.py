@@ -5,10 +5,10 @@ They are asynchronous so that only what asks the database takes a thread.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import Depends, Path, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import State
 
 from pipeline.serve.accounts import Accounts, Login
@@ -63,7 +63,7 @@ async def member(request: Request) -> Member:
     state = request.app.state
     if state.accounts is not None and token_in(request) is None:
         raise Refused("not_logged_in")
-    found = await run_in_threadpool(member_of, state, request)
+    found = await asyncio.to_thread(member_of, state, request)
     if found is None:
         raise Refused("not_logged_in")
     return found

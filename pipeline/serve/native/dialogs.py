@@ -123,9 +123,9 @@ def read(
 
 
 @router.post("/rooms/{room}/dialogs", status_code=201, responses=SAYING, response_model=Answer)
-async def send(room: Id, message: Message, who: Who, talks: TheTalks, request: Request) -> Answer | Response:
+async def send(room: Id, message: Message, who: Who, talks: TheTalks, request: Request) -> Response:
     """Say something and wait for the whole reply; going away gives it up."""
-    return await _whole(request, talks.send(who, room, message.text, message.character, message.sentiment))
+    return await _whole(request, talks.send(who, room, message.text, message.character, message.sentiment), 201)
 
 
 @router.post("/rooms/{room}/dialogs/stream", **EVENTS)
@@ -135,9 +135,9 @@ async def stream(room: Id, message: Message, who: Who, talks: TheTalks, request:
 
 
 @router.put("/dialogs/{dialog}", responses=SAYING, response_model=Answer)
-async def again(dialog: Id, edited: Edited, who: Who, talks: TheTalks, request: Request) -> Answer | Response:
+async def again(dialog: Id, edited: Edited, who: Who, talks: TheTalks, request: Request) -> Response:
     """Change the last message of a room, or have another reply to it."""
-    return await _whole(request, talks.again(who, dialog, edited.text, edited.sentiment))
+    return await _whole(request, talks.again(who, dialog, edited.text, edited.sentiment), 200)
 
 
 @router.put("/dialogs/{dialog}/stream", **EVENTS)
@@ -190,12 +190,15 @@ def _answer(made: Answered) -> Answer:
     return Answer(dialog=made.dialog, introduction=made.introduction, recalled=made.recalled, ended=made.ended)
 
 
-async def _whole(request: Request, pieces: AsyncGenerator[str | Answered, None]) -> Answer | Response:
+async def _whole(request: Request, pieces: AsyncGenerator[str | Answered, None], status: int) -> Response:
     async def last() -> Answered:
         return [item async for item in pieces if isinstance(item, Answered)][-1]
 
     made = await while_read(request, last())
-    return Response(status_code=499) if made is None else _answer(made)
+    if made is None:
+        return Response(status_code=499)
+    # Handed to FastAPI as it is, it would be checked against its own type once more.
+    return Response(_answer(made).model_dump_json(), status, media_type="application/json")
 
 
 async def _events(request: Request, pieces: AsyncGenerator[str | Answered, None]) -> Response:
