@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 from chat_standin import ScriptedBackend, bigram_memory
-from sqlalchemy import make_url, text
+from sqlalchemy import MetaData, make_url, select, text
 
 from gonggam.errors import UserError
 from pipeline.chat.counselor import Counselor
@@ -51,8 +52,10 @@ def database_url(kind: str, folder: Path):
         server.close()
 
 
-def make_app(folder: Path, *texts: str, accounts: bool = True, keys=(), backend=None, sentiments=None, **settings):
-    """The application over SQLite in ``folder`` with weak password hashes; it says ``texts``."""
+def make_app(
+    folder: Path, *texts: str, accounts: bool = True, keys=(), backend=None, sentiments=None, url=None, **settings
+):
+    """The application over ``url`` (SQLite in ``folder``) with weak password hashes; it says ``texts``."""
     counselor = Counselor(
         backend or ScriptedBackend(*(texts or (GOOD,))),
         ChatOptions(),
@@ -61,7 +64,7 @@ def make_app(folder: Path, *texts: str, accounts: bool = True, keys=(), backend=
     )
     settings = {"accounts": accounts, "hosts": ("testserver",), "page": False} | settings
     options = ServeOptions(**settings)
-    app = create_app(counselor, options, Store.open(default_url(folder), keys))
+    app = create_app(counselor, options, Store.open(url or default_url(folder), keys))
     if accounts:
         app.state.accounts = Accounts(app.state.store, hasher=WEAK)
     return app
@@ -72,3 +75,16 @@ def holding(folder: Path, words: str) -> list[str]:
     forms = {words.encode(), words.encode("unicode_escape")}
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [path.name for path in files if any(form in path.read_bytes() for form in forms)]
+
+
+def tables_holding(store: Store, words: str) -> list[str]:
+    """Columns of any table there is in which ``words`` stand, also in JSON's escapes."""
+    forms = {words, json.dumps(words)[1:-1]}
+    found = []
+    with store.database.engine.connect() as connection:
+        known = MetaData()
+        known.reflect(connection)
+        for table in known.sorted_tables:
+            for row in connection.execute(select(table)).mappings():
+                found += [f"{table}.{name}" for name, value in row.items() if any(form in str(value) for form in forms)]
+    return found

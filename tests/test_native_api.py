@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 from serve_standin import HeldBackend, serving
 from starlette.testclient import TestClient
-from store_standin import GOOD, OTHER, PASSWORD, holding, make_app
+from store_standin import GOOD, OTHER, PASSWORD, database_url, holding, make_app, tables_holding
 from test_reviewed import Telling
 
 from pipeline.chat.backends import BackendError
@@ -236,6 +236,34 @@ def test_an_account_leaves_no_trace(client, minji, tmp_path):
     assert len(list((tmp_path / "users").glob("*/*"))) == 1  # dana's memory, vectors and all
     assert len(client.get(f"/api/rooms/{kept}/dialogs", headers=dana).json()) == 3
     assert len(client.get("/api/memory", headers=dana).json()) == 3
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_an_account_leaves_nothing_in_any_table_of_a_server(kind, tmp_path):
+    with database_url(kind, tmp_path) as url:
+        app = make_app(tmp_path, GOOD, GOOD, OTHER, url=url)
+        with client_of(app) as client:
+            who = sign_up(client, "minji")
+            room = start(client, who, title=SECRET)
+            said = send(client, who, room, SECRET).json()["dialog"]["id"]
+            client.put(f"/api/dialogs/{said}/feedback", json={"rating": 1, "comment": SECRET}, headers=who)
+            client.post(f"/api/rooms/{room}/choices", json={"text": SECRET}, headers=who)
+            held = tables_holding(app.state.store, SECRET)
+            assert {name.split(".")[0] for name in held} == {"counsel", "dialog", "feedback", "preference"}
+            assert client.request("DELETE", "/api/me", json={"password": PASSWORD}, headers=who).json()["files_clean"]
+            assert tables_holding(app.state.store, SECRET) == tables_holding(app.state.store, "minji") == []
+            assert holding(tmp_path, SECRET) == []
+
+
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+def test_what_is_older_than_the_term_is_in_no_table_of_a_server(kind, tmp_path):
+    with database_url(kind, tmp_path) as url:
+        app = make_app(tmp_path, url=url)
+        with client_of(app) as client:
+            who = sign_up(client, "minji")
+            send(client, who, start(client, who, title=SECRET), SECRET)
+            assert app.state.store.upkeep.expire(0) == 1
+            assert tables_holding(app.state.store, SECRET) == []
 
 
 def test_all_that_was_said_is_erased_and_the_account_stays(tmp_path):

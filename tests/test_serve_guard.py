@@ -195,6 +195,12 @@ def test_beyond_the_queue_is_429_and_not_ready(held):
     assert client.get("/health/ready").status_code == 200
 
 
+@pytest.mark.parametrize(("queue", "workers", "each"), [(64, 1, 64), (64, 4, 16), (3, 4, 0)])
+def test_the_bound_of_the_queue_holds_for_all_workers_together(queue, workers, each):
+    app = create_app(Counselor(HeldBackend(free=0)), ServeOptions(queue=queue, workers=workers))
+    assert app.state.queue.limit == each
+
+
 def test_a_closed_model_is_not_ready(plain):
     app = create_app(Counselor(ScriptedBackend(GOOD)), ServeOptions())
     app.state.counselor.backend.alive = lambda: False

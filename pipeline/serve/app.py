@@ -65,7 +65,7 @@ def create_app(counselor: Counselor, settings: ServeOptions, store: Store | None
         counselor,
         state.meter,
         parallel=settings.parallel,
-        waiting=settings.queue,
+        waiting=settings.queue // settings.workers,
         per_user=settings.per_user,
         pace=Pace(settings.per_minute) if settings.accounts else None,
     )

@@ -23,8 +23,10 @@ class ServeOptions(BaseModel):
     )
     session_days: int = Field(14, ge=1, le=365, description="how long a log-in holds")
     parallel: int = Field(16, ge=1, le=1024, description="replies that are worked on at once, a process")
-    queue: int = Field(64, ge=0, description="requests that may wait for their turn, a process; beyond: 429")
-    per_user: int = Field(4, ge=1, description="requests of one user that may wait; beyond: 429")
+    queue: int = Field(
+        64, ge=0, description="requests that may wait for their turn, shared out among the workers; beyond: 429"
+    )
+    per_user: int = Field(4, ge=1, description="requests of one user that may wait, a process; beyond: 429")
     per_minute: int = Field(60, ge=1, description="messages an account may send a minute, a process; beyond: 429")
     max_body_kb: int = Field(1024, ge=1, description="largest request body, in KiB")
     origins: tuple[str, ...] = Field(
