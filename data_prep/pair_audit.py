@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +45,7 @@ def audit_pairs(
     evaluation: Sequence[str | Path] = (),
     near: float = 0.85,
 ) -> tuple[dict[str, Any], list[Finding]]:
-    """Audit a file of pairs (prompt, chosen, rejected).
+    """Audit a file of pairs (prompt, chosen, rejected); a row with several rejected replies is as many pairs.
 
     Args:
         path: file or folder of pairs, in any form that the reader ``pairs`` knows.
@@ -64,7 +64,7 @@ def audit_pairs(
         if isinstance(outcome, str):
             unread[outcome] += 1
         else:
-            pairs.append(outcome)
+            pairs += (replace(outcome, rejected=(text,)) for text in outcome.rejected)
     findings = [Finding("error", f"rows that are no pair: {reason}", count) for reason, count in sorted(unread.items())]
     findings += _sameness(pairs) + _prompts(pairs, near)
     figures, length = _lengths(pairs)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from pipeline.recipe import Recipe
     from pipeline.run import Run
-    from pipeline.train.plan import Planner, StagePlan
+    from pipeline.train.plan import Planner
+    from pipeline.train.plan_stage import StagePlan
 
 console = Console(soft_wrap=True, highlight=False)
 File = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe")]
@@ -114,7 +115,8 @@ def _show_data(found: StagePlan) -> None:
     )
     about = "" if options.max_length is None else f" than max_length {options.max_length}"
     for label, value in (
-        ("pairs" if found.name == "dpo" else "rows", f"{len(rows.lengths):,}"),
+        *([("pairs", f"{rows.pairs:,}")] if rows.pairs else []),
+        ("rows", f"{len(rows.lengths):,}"),
         ("tokens", f"{rows.tokens:,}"),
         ("supervised", f"{rows.share:.1%}"),
         (f"longer{about}", f"{rows.over:,}"),

@@ -123,6 +123,16 @@ def test_pair_audit_names_what_is_wrong(tmp_path):
     assert findings[0].level == "error"
 
 
+def test_pair_audit_looks_at_every_rejected_reply_of_a_row(tmp_path):
+    worse = ["괜찮아요", "그래요.", "정말 길게 이어지는 대답이라서 분명히 잘리고 말 거예요"]
+    write_jsonl(tmp_path / "pairs.jsonl", [{"prompt": "힘들어요", "chosen": "그래요", "rejected": worse}])
+    figures, findings = audit_pairs(tmp_path / "pairs.jsonl", max_length=12)
+    assert (figures["pairs"], figures["chosen_longer"]) == (3, 0.0)
+    said = {finding.what.split(",")[0]: finding.count for finding in findings}
+    assert said["chosen and rejected are the same"] == 1, "of which the reply stands second"
+    assert said["pairs longer than 12 tokens"] == 1, "of which the reply stands last"
+
+
 def test_pairs_that_leak_into_evaluation(tmp_path):
     write_jsonl(tmp_path / "pairs.jsonl", [pair("고민이 하나 있어요", "말씀해 주세요", "싫어요")])
     write_jsonl(tmp_path / "eval.jsonl", rows(["고민이 하나 있어요", "말씀해 주세요"]))

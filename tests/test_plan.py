@@ -151,3 +151,38 @@ def test_the_command_says_what_it_estimates_and_knows_its_gpus(place, tmp_path):
         assert expected in result.output
     wrong = CliRunner().invoke(app, ["plan", str(place[1]), "--gpu", "a1000", "--runs", str(tmp_path)])
     assert isinstance(wrong.exception, UserError)
+
+
+def test_several_rejected_replies_are_planned_in_the_rows_they_are_trained_in(place, tmp_path):
+    from pipeline.recipe import load_recipe
+    from pipeline.train.data import dpo_rows
+    from pipeline.train.plan import Planner
+    from pipeline.train.plan_machine import gpu_named
+    from pipeline.train.prefix import SharedPromptCollator, grouped
+    from pipeline.train.tiny import build_tokenizer
+
+    def turn(role, text):
+        return [{"role": role, "content": text}]
+
+    said = [("오늘 힘들었어요", "고생하셨어요", bad) for bad in ("네", "그래서요?", "다 그래요")]
+    said.append(("안녕", "네", "왜"))
+    pairs = [
+        {"id": str(n), "prompt": turn("user", a), "chosen": turn("assistant", b), "rejected": turn("assistant", c)}
+        for n, (a, b, c) in enumerate(said)
+    ]
+    (tmp_path / "preference").mkdir()
+    (tmp_path / "preference/train.jsonl").write_text("\n".join(map(json.dumps, pairs)), "utf-8")
+    tokenizer = build_tokenizer(iter(["오늘은 정말 힘든 하루였어요."]), 400, 512)
+    rows = grouped(dpo_rows(tokenizer, tmp_path, "train", system=None, max_length=512))
+    batches = [SharedPromptCollator(0)(row["pairs"])["row"] for row in rows]
+    recipe = load_recipe(place[1], ["dpo.per_device_train_batch_size=1"])
+    for known in (tokenizer, None):
+        planner = Planner(recipe, tmp_path, tokenizer=known, config=str(place[0] / "config.json"))
+        found = planner.stage("dpo", gpu_named("h100"))
+        assert (found.rows.pairs, len(found.rows.lengths)) == (4, 2)
+        assert found.steps == 2 * found.epochs, "a batch is one prompt, whatever stands beside it"
+        if known:
+            assert list(found.rows.lengths) == [batch["input_ids"].numel() for batch in batches]
+            assert list(found.rows.positions) == [batch["logits_to_keep"].numel() for batch in batches]
+    alone = Planner(load_recipe(place[1], ["model.attn_implementation=eager"]), tmp_path, tokenizer=tokenizer)
+    assert len(alone.stage("dpo", gpu_named("h100")).rows.lengths) == 4, "as TRL takes them"

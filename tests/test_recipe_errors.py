@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from gonggam.errors import UserError, UserErrors
 from pipeline.recipe import STAGES, check_stage, find_recipe, list_recipes, load_recipe
-from pipeline.recipe.sections import key_hint, known_keys, section_model
+from pipeline.recipe.keys import key_hint, known_keys
+from pipeline.recipe.sections import section_model
 
 GOOD = """\
 name: try

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pipeline.recipe.find import find_recipe, list_recipes
 from pipeline.recipe.load import Recipe, check_stage, load_recipe, required
 from pipeline.recipe.schema import recipe_schema
-from pipeline.recipe.sections import STAGES, DpoSection, ModelOptions, SftSection, TinyOptions
+from pipeline.recipe.sections import STAGES, ModelOptions, TinyOptions
+from pipeline.recipe.training import DpoSection, SftSection
 
 __all__ = [
     "STAGES",

@@ -13,7 +13,8 @@ from pydantic_core import ErrorDetails
 
 from gonggam.errors import UserError
 from pipeline.prompt import system_prompt, template
-from pipeline.recipe.sections import SECTIONS, STAGES, key_hint, section_model
+from pipeline.recipe.keys import key_hint
+from pipeline.recipe.sections import SECTIONS, STAGES, section_model
 from pipeline.recipe.source import Key, Source
 
 _NAME = re.compile(r"[\w가-힣][\w가-힣.\-]*")

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.recipe.keys import known_keys
 from pipeline.recipe.schema import recipe_schema
-from pipeline.recipe.sections import KEYED, OWN_OF_DPO, SECTIONS, known_keys
+from pipeline.recipe.sections import SECTIONS
+from pipeline.recipe.training import KEYED, OWN_OF_DPO
 
 # Sections that hold a library's keys: those of our own.
 _MOSTLY_FOREIGN = {

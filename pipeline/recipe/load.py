@@ -13,20 +13,9 @@ from pydantic import BaseModel
 from gonggam.errors import UserError, UserErrors
 from pipeline.recipe.check import check, nearest, sort_errors
 from pipeline.recipe.find import find_recipe
-from pipeline.recipe.sections import (
-    KEYED,
-    OWN_OF_DPO,
-    SECTIONS,
-    STAGES,
-    DpoSection,
-    KeyedSection,
-    MergeOptions,
-    ModelOptions,
-    SftSection,
-    SweepOptions,
-    TinyOptions,
-)
+from pipeline.recipe.sections import SECTIONS, STAGES, MergeOptions, ModelOptions, SweepOptions, TinyOptions
 from pipeline.recipe.source import COMMAND_LINE, Origin, Source, apply_override, read_source
+from pipeline.recipe.training import KEYED, OWN_OF_DPO, DpoSection, KeyedSection, SftSection
 
 if TYPE_CHECKING:
     from data_prep.options import PrepareOptions

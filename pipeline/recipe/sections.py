@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, Field, model_validator
 
-from pipeline.recipe import upstream
+from pipeline.recipe.training import Section, training_model
 
-OWN_OF_DPO = ("reference", "stop_on_collapse", "length_prompts")
-"""Keys of the dpo section that are ours, beside those of TRL."""
 STAGES = ("prepare", "tiny", "classify", "style", "sft", "dpo", "memory", "eval")
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class ModelOptions(_Section):
+class ModelOptions(Section):
     """The pretrained model that training starts from, and how it is loaded."""
 
     base: str | None = Field(
@@ -42,7 +33,7 @@ class ModelOptions(_Section):
     )
 
 
-class TinyOptions(_Section):
+class TinyOptions(Section):
     """A small base model built from the training split; names as in LlamaConfig and TrainingArguments."""
 
     architecture: Literal["llama", "gpt2", "modernbert", "bart"] = Field(
@@ -75,7 +66,7 @@ class TinyOptions(_Section):
         return self
 
 
-class MergeOptions(_Section):
+class MergeOptions(Section):
     """What `gonggam merge` does with the merged model; an ordinary run does not read this."""
 
     push_to_hub: str | None = Field(
@@ -85,7 +76,7 @@ class MergeOptions(_Section):
     gguf: bool = Field(False, description="also convert with llama.cpp's converter")
 
 
-class Range(_Section):
+class Range(Section):
     """Numbers between two ends, for optuna; whole numbers if both ends are."""
 
     low: int | float = Field(description="smallest value")
@@ -93,7 +84,7 @@ class Range(_Section):
     log: bool = Field(False, description="draw evenly on a logarithmic scale, as for learning rates")
 
 
-class SweepOptions(_Section):
+class SweepOptions(Section):
     """Candidates that `gonggam sweep` trains side by side; an ordinary run does not read this."""
 
     grid: dict[str, list[Any] | Range] = Field(
@@ -129,159 +120,8 @@ class SweepOptions(_Section):
         return self
 
 
-@dataclass(frozen=True)
-class SftSection:
-    """Supervised fine-tuning.
-
-    Attributes:
-        lora: keyword arguments of `peft.LoraConfig`, just as written in the recipe; None trains all weights.
-        arguments: keyword arguments of `trl.SFTConfig`, just as written in the recipe.
-    """
-
-    lora: dict[str, Any] | None
-    arguments: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class DpoSection:
-    """Direct preference optimisation.
-
-    Attributes:
-        lora: keyword arguments of `peft.LoraConfig`, just as written in the recipe.
-        arguments: keyword arguments of `trl.DPOConfig`, just as written in the recipe.
-        reference: the frozen policy that DPO compares with: the base model, or the base with the SFT adapter.
-        stop_on_collapse: end training when the chosen replies become half as likely a token.
-        length_prompts: held-out prompts answered at times, to see whether answers grow longer.
-    """
-
-    lora: dict[str, Any]
-    arguments: dict[str, Any]
-    reference: Literal["base", "sft"]
-    stop_on_collapse: bool = False
-    length_prompts: int = 4
-
-
-class ClassifyKeys(_Section):
-    """A text classifier: `lora`, the keys below and those of transformers' TrainingArguments."""
-
-    label: Literal["category", "emotion"] = Field("category", description="what the first message of a row is told by")
-    merge: dict[str, str] | None = Field(
-        None, description="labels of several data sets under common names: {their name: the common one}"
-    )
-    levels: int | None = Field(
-        None, ge=1, description="how many parts of a label such as 감정/우울 count: 1 joins all of 감정; null: all"
-    )
-    base: str | None = Field(None, description="hub id or folder of the encoder; null: model.base, or the tiny base")
-    max_length: int = Field(128, ge=8, description="longest text in tokens; what is longer is cut")
-    class_weights: Literal["balanced", "none"] = Field(
-        "balanced", description="balanced: rare labels weigh more in the loss, as much as they are rarer"
-    )
-    early_stopping_patience: int | None = Field(
-        3, ge=1, description="stop after so many epochs without a better macro-F1 on validation; null: never"
-    )
-    answers: str | None = Field(
-        None, description="table of labels and reviewed answers; null: the replies of the training rows of each label"
-    )
-    precision: float = Field(
-        0.8, gt=0, le=1, description="share of its sure answers that must be right on validation: sets the confidence"
-    )
-    learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="shares of the training texts, such as 0.1, to train on as well: what more data would buy"
-    )
-
-
-class StyleKeys(_Section):
-    """A seq2seq model that rewrites replies in another manner; the keys below and those of TrainingArguments."""
-
-    files: list[str] | None = Field(
-        None, description="tables with the columns base, style, styled; null: the sample corpus's"
-    )
-    base: str | None = Field(None, description="hub id or folder of the model; null: model.base, or the tiny base")
-    held_out: float = Field(0.1, gt=0, lt=1, description="share of the bases, with all their styles, to measure on")
-    swaps: int = Field(
-        0,
-        ge=0,
-        description="copies of every row with other words where both texts share one; teaches copying",
-    )
-    max_length: int = Field(160, ge=16, description="longest text in tokens, either side; longer rows are left out")
-    num_beams: int = Field(1, ge=1, description="beams of generation when it is measured")
-
-
-@dataclass(frozen=True)
-class KeyedSection:
-    """A section with keys of our own beside those of transformers.
-
-    Attributes:
-        keys: our own keys.
-        lora: keyword arguments of `peft.LoraConfig`; None: all weights are trained.
-        arguments: keyword arguments of `transformers.TrainingArguments`, just as written in the recipe.
-    """
-
-    keys: Any
-    lora: dict[str, Any] | None
-    arguments: dict[str, Any]
-
-    @classmethod
-    def of(cls, name: str, written: dict[str, Any]) -> KeyedSection:
-        """The section ``name`` of a recipe that was checked."""
-        keys = {key: written.pop(key) for key in KEYED[name].model_fields if key in written}
-        return cls(KEYED[name](**keys), written.pop("lora", None), written)
-
-    def plain(self) -> dict[str, Any]:
-        """As plain data, our own defaults filled in."""
-        return {**self.keys.model_dump(mode="json"), "lora": self.lora, **self.arguments}
-
-
-KEYED: dict[str, type[BaseModel]] = {"classify": ClassifyKeys, "style": StyleKeys}
-
-
-class KeyHint(NamedTuple):
-    """What to say about a key that a library once had, or that the pipeline sets itself."""
-
-    owned: bool
-    text: str
-
-
 def _options(module: str, name: str) -> type[BaseModel]:
     return getattr(importlib.import_module(module), name)
-
-
-def _adapter_wanted(value: Any) -> Any:
-    if value is None:
-        raise ValueError("preference optimisation trains an adapter, since its reference is the model without it")
-    return value
-
-
-def _training(name: str, kind: upstream.Upstream, doc: str, **extra: Any) -> type[BaseModel]:
-    owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
-    lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
-    if name == "sft":
-        extra["lora"] = (
-            lora | None,
-            Field(default_factory=lora, description="keys of peft's LoraConfig; null trains all weights of the model"),
-        )
-    else:
-        extra["lora"] = (
-            Annotated[lora, BeforeValidator(_adapter_wanted)],
-            Field(default_factory=lora, description="keys of peft's LoraConfig"),
-        )
-    return create_model(
-        kind.name,
-        __base__=upstream.model_of(kind, frozenset(owned)),
-        __doc__=doc,
-        **extra,
-    )
-
-
-def _keyed(name: str) -> type[BaseModel]:
-    owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
-    lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
-    described = Field(None, description="keys of peft's LoraConfig; null: train all weights")
-    fields = {key: (field.annotation, field) for key, field in KEYED[name].model_fields.items()}
-    own: dict[str, Any] = {"lora": (lora | None, described), **fields}
-    base = upstream.model_of(upstream.TRAINING, frozenset(owned))
-    title, doc = f"{name.title()}Options", KEYED[name].__doc__
-    return create_model(title, __base__=base, __doc__=doc, **own)
 
 
 @cache
@@ -294,8 +134,8 @@ def section_model(name: str) -> type[BaseModel]:
             return TinyOptions
         case "sweep":
             return SweepOptions
-        case "classify" | "style":
-            return _keyed(name)
+        case "classify" | "style" | "sft" | "dpo":
+            return training_model(name)
         case "merge":
             return MergeOptions
         case "prepare":
@@ -308,47 +148,9 @@ def section_model(name: str) -> type[BaseModel]:
             return _options("pipeline.chat.options", "ChatOptions")
         case "serve":
             return _options("pipeline.serve.options", "ServeOptions")
-        case "sft":
-            return _training("sft", upstream.SFT, "Supervised fine-tuning: `lora` and the keys of TRL's SFTConfig.")
-        case "dpo":
-            which = (
-                Literal["base", "sft"] | None,
-                Field(None, description="the policy that DPO compares with; null: sft if there is such a stage"),
-            )
-            doc = "Preference optimisation: `lora`, `reference` and the keys of TRL's DPOConfig."
-            stop = Field(False, description="stop when chosen replies become half as likely a token, else only warn")
-            watched = Field(4, ge=0, description="held-out prompts answered at times, to see if answers grow; 0: none")
-            return _training(
-                "dpo",
-                upstream.DPO,
-                doc,
-                reference=which,
-                stop_on_collapse=(bool, stop),
-                length_prompts=(int, watched),
-            )
     raise KeyError(name)
 
 
 SECTIONS = (
     "model", "prepare", "tiny", "classify", "style", "sft", "dpo", "memory", "chat", "eval", "serve", "sweep", "merge",
 )  # fmt: skip
-
-
-def key_hint(section: str, key: str) -> KeyHint | None:
-    """What is known about a key that is not accepted in ``section`` (``lora`` for the keys of peft)."""
-    groups = (section, "training") if section in (*KEYED, "sft", "dpo") else (section,)
-    for group in groups:
-        if why := known_keys()["owned"].get(group, {}).get(key):
-            return KeyHint(True, why)
-        known = known_keys()["renamed"].get(group, {}).get(key)
-        if known is not None:
-            now, note = known.get("now"), known.get("note", "")
-            return KeyHint(False, "; ".join(filter(None, [f"use {now}" if now else "it was removed", note])))
-    return None
-
-
-@cache
-def known_keys() -> dict[str, Any]:
-    """keys.yaml: `renamed` and `owned`, each by section."""
-    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(Path(__file__).with_name("keys.yaml").read_text("utf-8"), fast)

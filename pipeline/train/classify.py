@@ -36,7 +36,8 @@ from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.sft import lora_targets
 
 if TYPE_CHECKING:
-    from pipeline.recipe.sections import ClassifyKeys, KeyedSection, ModelOptions
+    from pipeline.recipe.sections import ModelOptions
+    from pipeline.recipe.training import ClassifyKeys, KeyedSection
 
 Progress = Callable[[int, int], None]
 _BATCH = 64

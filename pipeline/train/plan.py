@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from pipeline.train.attend import cannot_keep_apart
 from pipeline.train.plan_data import Batches, Rows, dpo_lengths, loose, packed, padded, sft_lengths, twice
 from pipeline.train.plan_machine import Gpu, known
 from pipeline.train.plan_memory import Setting, Shape, config_of
+from pipeline.train.plan_stage import Options, StagePlan
 from pipeline.train.shapes import tiny_config
 
 if TYPE_CHECKING:
@@ -32,65 +33,6 @@ _KEYS = {
     "quantization": "model.quantization",
     "max_length": "{}.max_length",
 }
-
-
-@dataclass(frozen=True)
-class Options:
-    """The settings of a training stage that memory and time depend on, as TRL's arguments have them."""
-
-    batch: int
-    accumulation: int
-    epochs: float
-    max_steps: int
-    max_length: int | None
-    packing: bool
-    checkpointing: bool
-    optim: str
-    quantization: str
-    dtype: torch.dtype
-    mixed: torch.dtype | None = None
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """What a stage will cost.
-
-    Attributes:
-        rows: the data.
-        drawn: an epoch as the trainer reads it; padded, dense: as padded batches and packed ones would be.
-        apart: why rows cannot stand side by side and are padded; None if they can.
-        steps: optimiser steps in all; epochs: passes over the data.
-        parameters, trainable: of the model, and those that are trained.
-        memory: bytes at the peak of a step, by kind.
-        flops: floating-point operations in all, on all GPUs.
-        seconds: of training alone, at the assumed share of the GPU's rate.
-    """
-
-    name: str
-    options: Options
-    rows: Rows
-    drawn: Batches
-    padded: Batches
-    dense: Batches
-    apart: str | None
-    steps: int
-    epochs: float
-    parameters: int
-    trainable: int
-    memory: Mapping[str, int]
-    flops: float
-    seconds: float
-    gpu: Gpu
-
-    @property
-    def peak(self) -> int:
-        """Bytes of all kinds together."""
-        return sum(self.memory.values())
-
-    @property
-    def fits(self) -> bool:
-        """Whether the peak is within what the GPU has to give."""
-        return self.peak <= self.gpu.usable
 
 
 class Planner:
@@ -120,7 +62,7 @@ class Planner:
         self.recipe, self.prepared, self.gpus, self.sharded = recipe, prepared, gpus, sharded
         self.tokenizer, self.system = tokenizer, system
         self.config, self.shipped = _config(recipe, config)
-        self._rows: dict[tuple[str, int | None], Rows] = {}
+        self._rows: dict[tuple[str, int | None, bool], Rows] = {}
         self._shapes: dict[str, Shape] = {}
 
     def stage(self, name: str, gpu: Gpu, options: Options | None = None) -> StagePlan:
@@ -130,10 +72,10 @@ class Planner:
             UserError: there is nothing to train on; the model's configuration or the LoRA targets are wrong.
         """
         chosen = options or self.options(name, gpu)
-        rows, shape = self._data(name, chosen.max_length), self._shape(name)
         attention = self.recipe.model.attn_implementation
         flash = name == "sft" and "flash" in (attention or "")
         apart = None if flash else cannot_keep_apart(self.config, attention, chosen.max_length)
+        rows, shape = self._data(name, chosen.max_length, apart=bool(apart)), self._shape(name)
         pair = 2 if name == "dpo" else 1
         wide = padded(twice(rows) if pair == 2 else rows.lengths, chosen.batch * pair, self.recipe.seed)
         dense = packed(rows.lengths, chosen.max_length or max(rows.lengths))
@@ -146,7 +88,7 @@ class Planner:
         flops = epochs * shape.flops(
             drawn.slots if apart else rows.tokens,
             drawn.squares,
-            sum(rows.supervised),
+            sum(rows.positions),
             checkpointing=chosen.checkpointing,
             passes=passes,
         )
@@ -222,7 +164,7 @@ class Planner:
     def _setting(self, name: str, options: Options, rows: Rows, drawn: Batches, *, padded: bool) -> Setting:
         """The largest batch of an epoch: its rows side by side in one, or padded to the longest."""
         count = min(options.batch, len(rows.lengths))
-        supervised = sum(sorted(rows.supervised)[-count:])
+        supervised = sum(sorted(rows.positions)[-count:])
         length = sum(sorted(rows.lengths)[-count:])
         if padded:
             count, length = count * (1 if name == "sft" else 2), drawn.longest
@@ -245,10 +187,10 @@ class Planner:
             shards=self.gpus if self.sharded else 1,
         )
 
-    def _data(self, name: str, max_length: int | None) -> Rows:
-        key = (name, max_length)
+    def _data(self, name: str, max_length: int | None, *, apart: bool) -> Rows:
+        key = (name, max_length, apart)
         if key not in self._rows:
-            count = sft_lengths if name == "sft" else dpo_lengths
+            count = sft_lengths if name == "sft" else partial(dpo_lengths, shared=not apart)
             self._rows[key] = count(self.tokenizer, self.prepared, system=self.system, max_length=max_length)
         return self._rows[key]
 

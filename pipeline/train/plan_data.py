@@ -29,6 +29,9 @@ class Rows:
         over: conversations (pairs) longer than max_length, which are cut into several rows (lose old exchanges).
         lost: replies that do not fit max_length at all; training would refuse them.
         exact: counted with the model's tokenizer, not estimated from characters.
+        pairs: preference pairs in all; 0 for SFT.
+        heads: positions of each row that get logits, where they are not the supervised tokens: a chosen reply gets
+            them once for every rejected one.
     """
 
     lengths: Sequence[int]
@@ -36,6 +39,13 @@ class Rows:
     over: int = 0
     lost: int = 0
     exact: bool = True
+    pairs: int = 0
+    heads: Sequence[int] = ()
+
+    @property
+    def positions(self) -> Sequence[int]:
+        """Positions of each row that get logits."""
+        return self.heads or self.supervised
 
     @property
     def tokens(self) -> int:
@@ -123,36 +133,68 @@ def _pieces(
 
 
 def dpo_lengths(
-    tokenizer: PreTrainedTokenizerBase | None, prepared: Path, *, system: str | None, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase | None,
+    prepared: Path,
+    *,
+    system: str | None,
+    max_length: int | None,
+    shared: bool = True,
 ) -> Rows:
-    """Preference pairs of the training split, each as one row [prompt; chosen; rejected].
+    """Preference pairs of the training split as rows [prompt; chosen; rejected; rejected ...].
 
     ``over`` counts pairs of which the prompt with one reply is longer than ``max_length``.
+
+    Args:
+        shared: pairs of one prompt and chosen reply share a row, as in `pipeline.train.prefix.grouped`; else each has
+            its own.
 
     Raises:
         UserError: there are no pairs.
     """
+    pairs = _pair_sizes(tokenizer, prepared, system)
+    if not pairs:
+        raise UserError("no preference pairs to train on", "add a source with pairs to prepare", file=prepared)
+    limit = max_length or max(prompt + max(replies) for _, prompt, *replies in pairs)
+    over = sum(prompt + max(chosen, rejected) > limit for _, prompt, chosen, rejected in pairs)
+    lost = sum(max(chosen, rejected) > limit for *_, chosen, rejected in pairs) if tokenizer else 0
+    rows: dict[Any, tuple[int, int, list[int]]] = {}
+    for number, (said, prompt, chosen, rejected) in enumerate(pairs):
+        kept = min(prompt, max(0, limit - max(chosen, rejected)))
+        rows.setdefault((said, kept) if shared else number, (kept, chosen, []))[2].append(rejected)
+    return Rows(
+        lengths=[kept + chosen + sum(rejected) for kept, chosen, rejected in rows.values()],
+        supervised=[chosen + sum(rejected) for _, chosen, rejected in rows.values()],
+        over=over,
+        lost=lost,
+        exact=tokenizer is not None,
+        pairs=len(pairs),
+        heads=[chosen * len(rejected) + sum(rejected) for _, chosen, rejected in rows.values()],
+    )
+
+
+def _pair_sizes(
+    tokenizer: PreTrainedTokenizerBase | None, prepared: Path, system: str | None
+) -> list[tuple[Any, int, int, int]]:
+    """Of each pair: what tells its prompt and chosen reply, and the tokens of prompt, chosen and rejected reply."""
     from pipeline.train.data import dpo_rows, pairs
 
-    if tokenizer is None:
-        sizes = [
+    if tokenizer:
+        return [
             (
-                sum(map(_estimate, with_system(pair["prompt"], system))),
-                sum(map(_estimate, pair["chosen"])),
-                sum(map(_estimate, pair["rejected"])),
+                (tuple(row["prompt_ids"]), tuple(row["chosen_ids"])),
+                *(len(row[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids")),
             )
-            for pair in pairs(prepared, "train")
+            for row in dpo_rows(tokenizer, prepared, "train", system=system, max_length=None)
         ]
-    else:
-        rows = dpo_rows(tokenizer, prepared, "train", system=system, max_length=None)
-        sizes = [(len(r["prompt_ids"]), len(r["chosen_ids"]), len(r["rejected_ids"])) for r in rows]
-    if not sizes:
-        raise UserError("no preference pairs to train on", "add a source with pairs to prepare", file=prepared)
-    limit = max_length or max(prompt + max(replies) for prompt, *replies in sizes)
-    over = sum(prompt + max(chosen, rejected) > limit for prompt, chosen, rejected in sizes)
-    lost = sum(max(chosen, rejected) > limit for _, chosen, rejected in sizes) if tokenizer else 0
-    lengths = [min(prompt, max(0, limit - max(c, r))) + c + r for prompt, c, r in sizes]
-    return Rows(lengths, [c + r for _, c, r in sizes], over, lost, tokenizer is not None)
+    return [
+        (
+            repr((pair["prompt"], pair["chosen"])),
+            sum(map(_estimate, with_system(pair["prompt"], system))),
+            sum(map(_estimate, pair["chosen"])),
+            sum(map(_estimate, pair["rejected"])),
+        )
+        for pair in pairs(prepared, "train")
+    ]
 
 
 def _estimate(message: dict[str, Any]) -> int:

@@ -31,7 +31,8 @@ from pipeline.train.style_report import measures, write_report
 from pipeline.train.style_rows import SAMPLE, Styled, read_styles, split_by_base, with_swaps
 
 if TYPE_CHECKING:
-    from pipeline.recipe.sections import KeyedSection, ModelOptions
+    from pipeline.recipe.sections import ModelOptions
+    from pipeline.recipe.training import KeyedSection
 
 Progress = Callable[[int, int], None]
 _BATCH = 16
