@@ -1,8 +1,13 @@
 """A sweep trains every candidate as an ordinary run, survives those that crash, and names the winner."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
+from conftest import environment
 from typer.testing import CliRunner
 
 from gonggam.errors import UserError, UserErrors
@@ -192,12 +197,70 @@ def test_candidates_train_at_the_same_time_each_with_its_share(recipe, tmp_path)
 
 
 def test_a_candidate_runs_in_a_process_of_its_own(tmp_path):
-    from pipeline.train.sweep import launch_process
+    from pipeline.train.sweep_process import Processes
 
     (tmp_path / "bad.yaml").write_text("name: bad\nsft: {lora: {rank: 2}}\n")
-    code, line = launch_process(tmp_path / "bad.yaml", tmp_path, tmp_path / "bad.log", {})
+    code, line = Processes()(tmp_path / "bad.yaml", tmp_path, tmp_path / "bad.log", {})
     assert code == 2
     assert "error" in line
+
+
+STANDIN = """\
+import json, os, signal, sys
+from pathlib import Path
+import yaml
+
+recipe = yaml.safe_load(Path(sys.argv[1]).read_text("utf-8"))
+folder = Path(sys.argv[3]) / recipe["name"]
+folder.mkdir(parents=True, exist_ok=True)
+mark = folder / "checkpoint"
+if recipe["name"] != "shared" and not mark.exists():
+    def stop(number, _):
+        mark.write_text(str(number))  # a whole checkpoint, before the process ends
+        raise SystemExit(128 + number)
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    (folder / "ready").touch()
+    if len(list(folder.parent.glob("*/ready"))) == 2:
+        with open(os.environ["TOLD"], "w") as told:  # a named pipe, at which the test waits
+            told.write("ready")
+    while True:
+        signal.pause()
+for stage in [s for s in ("prepare", "tiny", "sft") if s in recipe]:
+    place = folder / stage
+    place.mkdir(exist_ok=True)
+    metrics = {"history": [], "score": recipe["sft"]["learning_rate"] if stage == "sft" else 0}
+    made = {"fingerprint": "x", "seconds": 1.0, "metrics": metrics}
+    (place / "manifest.json").write_text(json.dumps(made))
+"""
+SWEEPING = """\
+import sys
+from pathlib import Path
+from pipeline.train import sweep, sweep_process
+
+processes = sweep_process.Processes([sys.executable, sys.argv[2]])
+sweep.sweep(sys.argv[1], sys.argv[4:], Path(sys.argv[3]), launch=processes, answers=False)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_reaches_every_candidate_and_the_same_command_goes_on(recipe, tmp_path, number):
+    (tmp_path / "standin.py").write_text(STANDIN, "utf-8")
+    given = "sweep={criterion: sft.score, grid: {sft.learning_rate: [1e-4, 1e-3]}, parallel: 2}"
+    command = [sys.executable, "-c", SWEEPING, str(recipe), str(tmp_path / "standin.py"), str(tmp_path), given]
+    os.mkfifo(tmp_path / "told")
+    there = {**environment(tmp_path), "TOLD": str(tmp_path / "told")}
+    with subprocess.Popen(command, env=there) as process:
+        assert (tmp_path / "told").read_text() == "ready"
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+    place = tmp_path / "swept" / "sweep"
+    found = [path.read_text() for path in place.glob("*/checkpoint")]
+    assert found == [str(int(number))] * 2, "both wrote theirs before the sweep ended"
+    assert not (place / "sweep.json").exists()
+    done = subprocess.run(command, env=there, timeout=60, check=False)
+    assert done.returncode == 0
+    assert json.loads((place / "sweep.json").read_text("utf-8"))["candidates"][0]["score"] == 1e-3
 
 
 def test_the_command_says_what_is_missing(tmp_path):

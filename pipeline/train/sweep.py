@@ -12,8 +12,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +25,7 @@ from pipeline.recipe import Recipe, load_recipe
 from pipeline.run import Run
 from pipeline.stages import STAGES
 from pipeline.train.side_by_side import side_by_side
+from pipeline.train.sweep_process import Processes
 from pipeline.train.sweep_search import combinations, search_of
 
 if TYPE_CHECKING:
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 Report = Callable[[str], None]
 Launch = Callable[[Path, Path, Path, Mapping[str, str]], tuple[int, str]]
 """(recipe file, where run folders lie, log file, environment variables) → exit code and the last line written."""
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -135,7 +133,7 @@ def sweep(
         overrides: `section.key=value`.
         runs: where run folders lie.
         report: told one line at a time how it goes.
-        launch: does an ordinary run; by default `launch_process`. Called from several threads if ``parallel`` is set.
+        launch: does an ordinary run; by default `Processes`. Called from several threads if ``parallel`` is set.
         answers: let every candidate answer the sweep's prompts.
 
     Returns:
@@ -143,21 +141,40 @@ def sweep(
 
     Raises:
         UserError: the recipe or a candidate is wrong; a shared stage fails; no candidate got a score.
-        KeyboardInterrupt: a candidate was asked to stop; the same command goes on.
+        SystemExit: it or a candidate was asked to stop, and all have; the same command goes on.
     """
+    processes = launch if isinstance(launch, Processes) else Processes()
+    with processes.listening():
+        return _sweep(file, overrides, runs, report or (lambda line: None), launch or processes, processes, answers)
+
+
+def _sweep(
+    file: str | Path,
+    overrides: Sequence[str],
+    runs: Path,
+    tell: Report,
+    launch: Launch,
+    processes: Processes,
+    answers: bool,
+) -> list[Candidate]:
     from pipeline.train.sweep_report import answer, write_report
 
-    tell, launch = report or (lambda line: None), launch or launch_process
     base = load_recipe(file, overrides)
     options = _options(base)
     candidates(file, overrides, combinations(options))  # what is wrong with any is told before one is trained
     run, place = Run(runs / base.name), runs / base.name / "sweep"
     shared, needed = shared_stages(base, list(options.grid)), needed_stages(base)
-    common = _share_work(base, run, place, shared, launch)
+
+    def launched(*what: Any) -> tuple[int, str]:
+        code, line = launch(*what)
+        processes.check(code)
+        return code, line
+
+    common = _share_work(base, run, place, shared, launched)
 
     def work(candidate: Candidate, environment: Mapping[str, str]) -> None:
         tell(f"begun    {candidate.name}")
-        _train(candidate, common, place, shared, needed, launch, environment)
+        _train(candidate, common, place, shared, needed, launched, environment)
         _score(candidate, Run(place / candidate.name), options.criterion, needed, shared)
         figure = candidate.fault if candidate.score is None else f"{options.criterion} {candidate.score:.6g}"
         tell(f"done     {candidate.name}: {figure}")
@@ -166,6 +183,7 @@ def sweep(
     if found[0].score is None:
         raise UserError("no candidate got a score", found[0].fault, file=place)
     for candidate in found:
+        processes.check()
         if answers and candidate.score is not None:
             answer(candidate, Run(place / candidate.name), options, needed)
     rows = [
@@ -221,7 +239,6 @@ def _share_work(recipe: Recipe, run: Run, place: Path, shared: Sequence[str], la
     if shared:
         _write({**_plain(recipe, shared), "name": "shared"}, file)
         code, line = launch(file, place, log, {})
-        _stopped(code)
         if code:
             raise UserError(f"what the candidates share failed: {line}", "mend it and run again", file=log)
     return common
@@ -242,7 +259,6 @@ def _train(
     file, log = place / f"{candidate.name}.yaml", place / f"{candidate.name}.log"
     _write(_plain(candidate.recipe, needed), file)
     code, line = launch(file, place, log, environment)
-    _stopped(code)
     if code:
         candidate.fault = f"exit code {code}: {line} (see {log})"
 
@@ -262,24 +278,6 @@ def _share(source: Path, target: Path) -> None:
     except (OSError, shutil.Error):  # a file system without hard links
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
-
-
-def launch_process(file: Path, runs: Path, log: Path, more: Mapping[str, str]) -> tuple[int, str]:
-    """An ordinary run in a process of its own; returns its exit code and the last line it wrote."""
-    command = [sys.executable, "-m", "pipeline", str(file), "--runs", str(runs)]
-    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as output:
-        environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(paths)}
-        done = subprocess.run(command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False)
-    lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    return done.returncode, lines[-1].strip() if lines else "no output"
-
-
-def _stopped(code: int) -> None:
-    """A candidate that was asked to stop (128 + signal) means that the sweep was."""
-    if code in (130, 138, 143):
-        raise KeyboardInterrupt
 
 
 def _score(candidate: Candidate, run: Run, criterion: str, needed: Sequence[str], shared: Sequence[str]) -> None:
