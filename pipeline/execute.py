@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gonggam.allocator import keep_freed_memory
 from gonggam.errors import UserError
 from gonggam.files import sha256_tree
 from pipeline.crew import Crew
@@ -42,6 +43,7 @@ def execute(recipe: Recipe, run: Run, command: list[str], *, only: str | None, s
     """
     for name in filter(None, (only, start)):
         check_stage(name, recipe)
+    keep_freed_memory()
     crew = Crew()
     chosen = [only] if only else recipe.stages
     anew = set(chosen if force else ()) | set(recipe.stages[recipe.stages.index(start) :] if start else ())

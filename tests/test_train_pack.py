@@ -146,3 +146,26 @@ def test_chunks_of_the_head_change_nothing(monkeypatch):
     pieces = measure.summed_loss(logits, target, dft=True)
     assert pieces.item() == pytest.approx(whole.item(), rel=1e-6)
     torch.testing.assert_close(torch.autograd.grad(pieces, logits)[0], expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_square_mask_over_the_whole_row_is_made(shape):
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from pipeline.train.attend import use_segments
+
+    class Masks(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor) and found.dtype == torch.bool:
+                self.largest = max(self.largest, found.numel())
+            return found
+
+    model, some = model_of(shape), rows(lengths=(30,) * 4)
+    assert use_segments(model, 60) is None
+    inputs = batch(some, [list(range(4))], segments=True)
+    with torch.no_grad(), Masks() as masks:
+        model(**{name: value for name, value in inputs.items() if name != "labels"}, use_cache=False)
+    assert masks.largest <= 120, "nothing of tokens x tokens"

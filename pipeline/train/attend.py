@@ -3,7 +3,8 @@
 A row is a sequence of segments ``(length, shared)``. A segment with ``shared`` 0 is a text of its own (a trunk); one
 with ``shared`` n > 0 goes on after the first n tokens of the trunk before it (a branch), which is how a rejected reply
 stands behind the same prompt as the chosen one. The function is registered with transformers under `NAME`; calls that
-bring no segments (evaluation, generation) are plain sdpa.
+bring no segments (evaluation, generation) are plain sdpa. With segments goes `NO_MASK`: models would else derive the
+square mask of a packed row from its positions, only for it to be left unread.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "gonggam_segments"
+NO_MASK = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+"""A mask of four dimensions, which transformers takes for a finished one and hands on as it is."""
 Segment = tuple[int, int]
 
 
@@ -109,7 +112,7 @@ def _same_logits(model: PreTrainedModel) -> bool:
 
     try:
         places = torch.tensor([positions(segments)], device=model.device)
-        together = logits(ids, position_ids=places, segments=segments)
+        together = logits(ids, position_ids=places, segments=segments, attention_mask=NO_MASK.to(model.device))
         alone = torch.cat([logits(text)[-length:] for text, (length, _) in zip(texts, segments, strict=True)])
     except (TypeError, ValueError):  # the model knows no such arguments
         return False

@@ -86,7 +86,7 @@ def _png(drawn: Mapping[str, Mapping[str, tuple[list[int], list[float]]]], title
     font = FontProperties(fname=str(font_file()))
     columns = min(3, len(drawn))
     lines = -(-len(drawn) // columns)
-    plot = Figure(figsize=(4.5 * columns, 3.2 * lines), layout="constrained")
+    plot = Figure(figsize=(4.5 * columns, 3.2 * lines), layout="tight")
     FigureCanvasAgg(plot)
     plot.suptitle(title, fontproperties=font)
     for place, (name, curves) in enumerate(drawn.items(), 1):

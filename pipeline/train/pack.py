@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pipeline.train.attend import positions
+from pipeline.train.attend import NO_MASK, positions
 from pipeline.train.mask import IGNORE, Row
 
 
@@ -61,11 +61,11 @@ class FlatCollator:
         self.segments = segments
 
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """``input_ids``, ``labels`` and ``position_ids`` (1, tokens), and ``segments``."""
+        """``input_ids``, ``labels`` and ``position_ids`` (1, tokens), and ``segments`` with their mask."""
         segments = [(length, 0) for example in examples for length in example["seq_lengths"]]
         batch: dict[str, Any] = {
             "input_ids": torch.tensor([[token for example in examples for token in example["input_ids"]]]),
             "labels": torch.tensor([[label for example in examples for label in example["labels"]]]),
             "position_ids": torch.tensor([positions(segments)]),
         }
-        return batch | {"segments": segments} if self.segments else batch
+        return batch | {"segments": segments, "attention_mask": NO_MASK} if self.segments else batch

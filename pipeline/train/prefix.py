@@ -20,7 +20,7 @@ from trl import DPOTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.utils import FusedCausalLMOutput
 
-from pipeline.train.attend import positions
+from pipeline.train.attend import NO_MASK, positions
 from pipeline.train.loop import Named
 from pipeline.train.mask import IGNORE
 from pipeline.train.measure import CHUNK
@@ -68,6 +68,7 @@ class SharedPromptCollator:
             "input_ids": torch.tensor([ids]),
             "position_ids": torch.tensor([positions(segments)]),
             "segments": segments,
+            "attention_mask": NO_MASK,
             "logits_to_keep": torch.tensor(chosen_at + rejected_at),
         }
         return {**self.layout([{**e, "prompt_ids": e["prompt_ids"][-1:]} for e in examples]), "row": row}
