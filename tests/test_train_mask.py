@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gonggam.errors import UserError
+from gonggam.files import write_jsonl
 from pipeline.prompt import encode, end_of_turn, inert, render, template, with_system
 from pipeline.train.mask import IGNORE, supervise, windows
 from pipeline.train.shapes import MARKUP, build_tokenizer
@@ -232,9 +233,7 @@ def test_a_reply_the_tokenizer_cannot_write_stops_the_run(tokenizer):
     poor = words_tokenizer(
         ["<unk>", "</s>", "안녕"], "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
     )
-    with pytest.raises(
-        UserError, match=r"^row-7: the supervised tokens spell '<unk> </s>', not the reply\. the tokenizer"
-    ):
+    with pytest.raises(UserError, match=r"^row-7: the vocabulary of words lacks .모르는말. of a reply\. clean"):
         supervise(poor, talk("안녕", "모르는말"), name="row-7")
 
 
@@ -303,3 +302,30 @@ def test_tokenizers_that_write_blanks_as_marks_are_proven_too(name, prepend):
     said = ["정말 힘든 하루였어요.", "힘든▁정말 😀\n오늘은"]
     row = supervise(tokenizer, talk("오늘은", said[0], "응", said[1]))
     assert spoken(tokenizer, row) == [reply.replace("▁", " ") + "</s>" for reply in said]
+
+
+def test_rows_whose_replies_the_vocabulary_cannot_write_are_left_out_and_counted(tmp_path, caplog):
+    from pipeline.train.data import dpo_rows, sft_rows
+
+    known = "힘드셨겠어요"
+    words = words_tokenizer(
+        ["<unk>", "</s>", "안녕", known], "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
+    )
+    talks = [{"id": f"c{n}", "messages": talk("안녕", known)} for n in range(10)]
+    talks.insert(0, {"id": "odd", "messages": talk("안녕", known + " 똠")})
+    pairs = [
+        {"id": t["id"], "prompt": t["messages"][:1], "chosen": t["messages"][1:], "rejected": talk("", known)[1:]}
+        for t in talks
+    ]
+    write_jsonl(tmp_path / "messages/train.jsonl", talks)
+    write_jsonl(tmp_path / "preference/train.jsonl", pairs)
+    rows = sft_rows(words, tmp_path, "train", system=None, max_length=None)
+    assert [row.name for row in rows] == [f"c{n}" for n in range(10)]
+    assert len(dpo_rows(words, tmp_path, "train", system=None, max_length=None)) == 10
+    assert "1 of 11 conversations of the train split are left out" in caplog.text
+    assert "'똠'" in caplog.text
+    assert "1 of 11 pairs" in caplog.text
+    assert known not in caplog.text
+    write_jsonl(tmp_path / "messages/train.jsonl", talks[:5])
+    with pytest.raises(UserError, match=r"odd: the vocabulary of .* lacks '똠'"):
+        sft_rows(words, tmp_path, "train", system=None, max_length=None)

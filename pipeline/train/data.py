@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
 from pipeline.prompt import encode, with_system
-from pipeline.train.mask import IGNORE, Row, supervise, windows
+from pipeline.train.mask import IGNORE, Row, Unwritable, supervise, windows
 
 Progress = Callable[[int, int], None]
+T = TypeVar("T")
 
 
 def conversations(prepared: Path, split: str) -> list[dict[str, Any]]:
@@ -44,20 +46,52 @@ def sft_rows(
     found = conversations(prepared, split)
     if not found:
         raise UserError(f"no conversations in the {split} split", "prepare more data", file=prepared)
-    rows: list[Row] = []
-    for number, conversation in enumerate(found, 1):
+
+    def build(conversation: dict[str, Any]) -> list[Row]:
         # Replies that another row teaches are context here, so that no reply is taught twice.
         first = _replies(conversation["messages"][: conversation.get("given", 0)])
         messages = with_system(conversation["messages"], system)
-        rows += windows(tokenizer, messages, max_length, first=first, name=conversation["id"])
-        if progress and (number % 64 == 0 or number == len(found)):
-            progress(number, len(found))
+        return windows(tokenizer, messages, max_length, first=first, name=conversation["id"])
+
+    return writable(found, build, f"conversations of the {split} split", progress)
+
+
+def writable(
+    items: Sequence[dict[str, Any]],
+    build: Callable[[dict[str, Any]], list[T]],
+    what: str,
+    progress: Progress | None = None,
+) -> list[T]:
+    """What ``build`` makes of the items, without those that have a reply which the vocabulary cannot write.
+
+    A vocabulary without bytes (KoGPT2's, KoBERT's) lacks rare syllables and emoji, and no model is to be taught to say
+    its unknown token. How many were left out is logged.
+
+    Raises:
+        Unwritable: more than a tenth would be left out, so that the tokenizer rather than the data is at fault.
+    """
+    rows: list[T] = []
+    refused: list[Unwritable] = []
+    for number, item in enumerate(items, 1):
+        try:
+            rows += build(item)
+        except Unwritable as error:
+            refused.append(error)
+        if progress and (number % 64 == 0 or number == len(items)):
+            progress(number, len(items))
+    if len(refused) > len(items) / 10:
+        raise refused[0]
+    if refused:
+        logging.getLogger(__name__).warning(
+            "%d of %d %s are left out: %s", len(refused), len(items), what, refused[0].what
+        )
     return rows
 
 
 def first_prompt(prepared: Path, row: Row, system: str | None) -> tuple[list[dict[str, str]], list[int]]:
-    """The turns before the first reply of the training split, and the ids that its training ``row`` holds before it."""
-    messages = with_system(next(read_jsonl(prepared / "messages" / "train.jsonl"))["messages"], system)
+    """The turns before the first reply of the conversation of a training ``row``, and the ids it holds before that."""
+    talk = next(talk for talk in read_jsonl(prepared / "messages" / "train.jsonl") if talk["id"] == row.name)
+    messages = with_system(talk["messages"], system)
     turns = next(i for i, message in enumerate(messages) if message["role"] == "assistant")
     ids = next(i for i, label in enumerate(row.labels) if label != IGNORE)
     return messages[:turns], row.input_ids[:ids]
@@ -73,7 +107,11 @@ def dpo_rows(
     Raises:
         UserError: a reply alone cannot fit ``max_length``, or the mask's proof fails.
     """
-    return [pair_row(tokenizer, pair, system, max_length) for pair in pairs(prepared, split)]
+
+    def build(pair: dict[str, Any]) -> list[dict[str, Any]]:
+        return [pair_row(tokenizer, pair, system, max_length)]
+
+    return writable(pairs(prepared, split), build, f"pairs of the {split} split")
 
 
 def pair_row(

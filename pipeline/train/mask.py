@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 IGNORE = -100
 
 
+class Unwritable(UserError):
+    """A reply holds characters that the tokenizer's vocabulary lacks."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One training row: ``input_ids`` and ``labels`` of equal length, labels -100 where no loss is taken.
@@ -52,6 +56,7 @@ def supervise(
         name: how errors call this row.
 
     Raises:
+        Unwritable: a reply holds characters that the vocabulary lacks.
         UserError: the template does not keep prefixes, a reply does not end in EOS, or the supervised tokens do not
             spell the reply.
     """
@@ -147,6 +152,15 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> Iterator[str | None]:
 
 def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], expected: str, name: str) -> None:
     """Check that the supervised ids spell the reply and EOS."""
+    unknown = tokenizer.unk_token_id
+    if unknown in ids and unknown != tokenizer.eos_token_id:  # GPT-2's is its EOS, and it lacks no character
+        read = tokenizer(expected, add_special_tokens=False, return_offsets_mapping=True)
+        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
+        lacking = next((expected[start:end] for token, (start, end) in spans if token == unknown), "a character")
+        raise Unwritable(
+            f"{name}: the vocabulary of {tokenizer.name_or_path} lacks {lacking[:20]!r} of a reply",
+            "clean the row or choose another base model",
+        )
     normalizer = tokenizer.backend_tokenizer.normalizer
     if normalizer is not None:
         expected = normalizer.normalize_str(expected)

@@ -90,7 +90,7 @@ def sft_lengths(
     Raises:
         UserError: the split is empty, or a row fails the mask's proof.
     """
-    from pipeline.train.data import conversations
+    from pipeline.train.data import conversations, writable
 
     found = conversations(prepared, "train")
     if not found:
@@ -98,10 +98,13 @@ def sft_lengths(
     lengths: list[int] = []
     supervised: list[int] = []
     over = lost = 0
-    for conversation in found:
+
+    def build(conversation: dict[str, Any]) -> list[list[tuple[int, int]]]:
         messages = with_system(conversation["messages"], system)
         given = sum(m["role"] == "assistant" for m in conversation["messages"][: conversation.get("given", 0)])
-        pieces = _pieces(tokenizer, messages, given, max_length, conversation["id"])
+        return [_pieces(tokenizer, messages, given, max_length, conversation["id"])]
+
+    for pieces in writable(found, build, "conversations of the train split"):
         over += len(pieces) != 1 or bool(max_length and pieces[0][0] > max_length)
         lost += not pieces or bool(tokenizer is None and max_length and pieces[0][0] > max_length)
         for length, count in pieces:
