@@ -12,19 +12,19 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
 from pipeline.cipher import Cipher
 from pipeline.serve.store.database import Database
-from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, now
+from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, now, table
 from pipeline.serve.store.workers import Workers
 
 LEASE = timedelta(seconds=30)
 """How long a claim on a room holds if whoever made it is never heard of again, and cannot be seen to be gone."""
 
-_ROOM, _SAID = Counsel.__table__, Dialog.__table__
+_ROOM, _SAID = table(Counsel), table(Dialog)
 _NAME = 12  # letters of a claim that name its worker
 
 
@@ -135,7 +135,7 @@ def finish_claim(connection: Connection, room: str, claim: str, *, ends: bool = 
         raise LostClaim(room)
 
 
-def _past(row: Row[Any], cipher: Cipher) -> Past:
+def _past(row: Any, cipher: Cipher) -> Past:
     return Past(
         row.id,
         cipher.open(row.message),
@@ -149,12 +149,12 @@ def _past(row: Row[Any], cipher: Cipher) -> Past:
 
 # Written once: what is built anew for every message costs more than SQLite takes to answer it.
 _FREED = {"claim": None, "claim_until": None}
-_TAKEN = {"claim": bindparam("name"), "claim_until": bindparam("until")}
+_TAKEN: dict[str, Any] = {"claim": bindparam("name"), "claim_until": bindparam("until")}
 _HERE = _ROOM.c.id == bindparam("room")
 _MINE = _ROOM.c.claim == bindparam("held")
 _DOOR = (
-    select(_ROOM.c.claim, _ROOM.c.claim_until, _ROOM.c.ended_at, Character.__table__.c.name)
-    .join(Character.__table__)
+    select(_ROOM.c.claim, _ROOM.c.claim_until, _ROOM.c.ended_at, table(Character).c.name)
+    .join(table(Character))
     .where(_HERE, _ROOM.c.user_id == bindparam("user"))
 )
 _TAKE_FREE = update(_ROOM).where(_HERE, _ROOM.c.claim.is_(None)).values(_TAKEN)
@@ -162,10 +162,10 @@ _TAKE_OVER = update(_ROOM).where(_HERE, _MINE).values(_TAKEN)
 _RENEW = update(_ROOM).where(_HERE, _MINE).values(claim_until=bindparam("until"))
 _FINISH = update(_ROOM).where(_HERE, _MINE).values(_FREED)
 _END = _FINISH.values(ended_at=bindparam("moment"))
-_FELT = EmotionLog.__table__
+_FELT = table(EmotionLog)
 _TOLD = (
-    select(_SAID.c["id", "message", "reply", "risk", "exchange"], Character.__table__.c.name, _FELT.c["label", "score"])
-    .join(Character.__table__)
+    select(*_SAID.c["id", "message", "reply", "risk", "exchange"], table(Character).c.name, *_FELT.c["label", "score"])
+    .join(table(Character))
     .outerjoin(_FELT)
     .where(_SAID.c.counsel_id == bindparam("room"))
     .order_by(_SAID.c.position)

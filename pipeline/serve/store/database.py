@@ -156,7 +156,8 @@ def _set_up_sqlite(connection: Any, _: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if not options.get("bare"):
-        say = connection.connection.dbapi_connection.execute
+        driver: Any = connection.connection.dbapi_connection
+        say = driver.execute
         if pace := options.get("writes"):
             say(f"PRAGMA synchronous = {pace}")
         say("BEGIN IMMEDIATE" if pace else "BEGIN")

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    Table,
     Text,
     TypeDecorator,
     UniqueConstraint,
@@ -245,6 +246,13 @@ class Setting(Base):
     __table_args__ = _MYSQL
     name: Mapped[str] = mapped_column(String(40), primary_key=True)
     value: Mapped[str] = mapped_column(LongText)
+
+
+def table(model: type[Base]) -> Table:
+    """The table of a model, for statements that are built once."""
+    found = model.__table__
+    assert isinstance(found, Table)
+    return found
 
 
 def sealed_columns() -> list[tuple[Any, Any]]:

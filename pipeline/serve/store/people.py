@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 
 from pipeline.serve.store.database import Database, affected
-from pipeline.serve.store.models import Attempt, Consent, Memory, Token, User, now
+from pipeline.serve.store.models import Attempt, Consent, Memory, Token, User, now, table
 from pipeline.serve.store.records import Agreement, Kind, Person, Role
 
 LOCAL_NAME = "(local)"
@@ -143,9 +143,9 @@ class People:
             session.execute(delete(Attempt).where(Attempt.bucket == bucket))
 
 
-_USER, _TOKEN = User.__table__, Token.__table__
+_USER, _TOKEN = table(User), table(Token)
 _HOLDER = (  # asked with every request, so built once
-    select(_USER.c["id", "name", "role", "created_at"], _TOKEN.c.kind)
+    select(*_USER.c["id", "name", "role", "created_at"], _TOKEN.c.kind)
     .join(_TOKEN)
     .where(_TOKEN.c.hash == bindparam("hashed"), _TOKEN.c.expires_at > bindparam("moment"))
 )

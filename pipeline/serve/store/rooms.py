@@ -12,7 +12,7 @@ from pipeline.chat.reply import Emotion
 from pipeline.cipher import Cipher
 from pipeline.serve.store.claims import finish_claim
 from pipeline.serve.store.database import Database, affected
-from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now
+from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now, table
 from pipeline.serve.store.records import Draft, Exchanged, Manner, Room
 
 
@@ -222,9 +222,9 @@ def character_id(session: Session, name: str) -> int:
 
 
 # The statements of every message, built once.
-_DIALOG, _CHOICE = Dialog.__table__, Preference.__table__
+_DIALOG, _CHOICE = table(Dialog), table(Preference)
 _AS_DRAFTED = ("source", "risk", "exchange", "reasons", "recalled", "prompt_tokens", "completion_tokens", "seconds")
-_INSERT, _FEEL = _DIALOG.insert(), EmotionLog.__table__.insert()
+_INSERT, _FEEL = _DIALOG.insert(), table(EmotionLog).insert()
 _NOT_CHOSEN = delete(_CHOICE).where(_CHOICE.c.counsel_id == bindparam("room"), _CHOICE.c.chosen.is_(None))
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from sqlalchemy import delete, or_, select, update
 
 from pipeline.serve.store.database import Database
-from pipeline.serve.store.models import Counsel, Worker, now
+from pipeline.serve.store.models import Counsel, Worker, now, table
 
 _OLD = timedelta(days=7)
 _PROC = Path("/proc")
@@ -110,7 +110,7 @@ class Workers:
         return name
 
 
-_T = Worker.__table__
+_T = table(Worker)
 
 
 @cache
