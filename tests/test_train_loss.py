@@ -130,6 +130,16 @@ def test_a_tracker_that_is_not_installed_is_named(trainer):
         trainer(report_to=["tensorboard", "neptune"])
 
 
+def test_a_tracker_that_refuses_is_told_in_one_line():
+    from pipeline.train.trackers import refusals
+
+    refusal = type("MlflowException", (Exception,), {"__module__": "mlflow.exceptions"})
+    with pytest.raises(UserError, match="mlflow refused: no such store"), refusals(["tensorboard", "mlflow"]):
+        raise refusal("no such store\nat all")
+    with pytest.raises(refusal), refusals(["wandb"]):
+        raise refusal("a fault of something else")
+
+
 def test_a_checkpoint_cut_off_in_the_middle_is_not_resumed_from(trainer):
     from pipeline.train.loop import newest_checkpoint, train
 

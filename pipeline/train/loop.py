@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from gonggam.errors import UserError
 from gonggam.files import write_json
 from pipeline.train.shortage import out_of_memory
-from pipeline.train.trackers import checked, tensorboard
+from pipeline.train.trackers import checked, refusals, tensorboard
 
 Progress = Callable[[int, int], None]
 
@@ -98,8 +98,8 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     """Train from the newest complete checkpoint, or from the start; returns steps, epochs and the logged history.
 
     Raises:
-        UserError: the loss became NaN or infinite, memory ran out, or the disk is full (the last complete checkpoint
-            stays intact).
+        UserError: the loss became NaN or infinite, memory ran out, the disk is full (the last complete checkpoint
+            stays intact), or a tracker refused.
         Interrupted: a signal asked to stop; a full checkpoint was written first.
     """
     folder = Path(trainer.args.output_dir)
@@ -113,7 +113,8 @@ def train(trainer: Trainer, progress: Progress | None = None) -> dict[str, Any]:
     for callback in (_ReportProgress(progress), stop, _StayFinite(trainer), _MarkComplete()):
         trainer.add_callback(callback)
     told = tensorboard(trainer, folder.parent / "tensorboard", step=_step(checkpoint))
-    with stop.listening(), disk_full(folder), out_of_memory(trainer), told, _old_objects_at_rest():
+    refused = refusals(trainer.args.report_to)
+    with stop.listening(), disk_full(folder), out_of_memory(trainer), refused, told, _old_objects_at_rest():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if stop.received:
         raise Interrupted(128 + stop.received)

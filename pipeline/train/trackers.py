@@ -29,6 +29,23 @@ def checked(report_to: str | Sequence[str] | None) -> list[str]:
 
 
 @contextmanager
+def refusals(report_to: Sequence[str]) -> Iterator[None]:
+    """Turn what a tracker raises, of settings or a server that it does not like, into one line.
+
+    Raises:
+        UserError: one of ``report_to`` raised an exception of its own.
+    """
+    try:
+        yield
+    except Exception as error:
+        package = type(error).__module__.partition(".")[0]
+        if package not in report_to:
+            raise
+        what = str(error).strip().partition("\n")[0][:300]
+        raise UserError(f"{package} refused: {what}", "mend its settings, or leave it out of report_to") from error
+
+
+@contextmanager
 def tensorboard(trainer: Trainer, folder: Path, *, step: int) -> Iterator[None]:
     """Let TensorBoard's event files go to ``folder``, where the recipe wants them; whole also when training fails.
 
