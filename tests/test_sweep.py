@@ -231,7 +231,8 @@ for stage in [s for s in ("prepare", "tiny", "sft") if s in recipe]:
     place.mkdir(exist_ok=True)
     metrics = {"history": [], "score": recipe["sft"]["learning_rate"] if stage == "sft" else 0}
     made = {"fingerprint": "x", "seconds": 1.0, "metrics": metrics}
-    (place / "manifest.json").write_text(json.dumps(made))
+    if not (place / "manifest.json").exists():  # what is shared is a hard link, and not rewritten
+        (place / "manifest.json").write_text(json.dumps(made))
 """
 SWEEPING = """\
 import sys

@@ -31,7 +31,6 @@ from pipeline.train.sweep_search import combinations, search_of
 if TYPE_CHECKING:
     from pipeline.recipe.sections import SweepOptions
 
-Report = Callable[[str], None]
 Launch = Callable[[Path, Path, Path, Mapping[str, str]], tuple[int, str]]
 """(recipe file, where run folders lie, log file, environment variables) → exit code and the last line written."""
 
@@ -122,7 +121,7 @@ def sweep(
     overrides: Sequence[str],
     runs: Path,
     *,
-    report: Report | None = None,
+    report: Callable[[str], None] | None = None,
     launch: Launch | None = None,
     answers: bool = True,
 ) -> list[Candidate]:
@@ -152,7 +151,7 @@ def _sweep(
     file: str | Path,
     overrides: Sequence[str],
     runs: Path,
-    tell: Report,
+    tell: Callable[[str], None],
     launch: Launch,
     processes: Processes,
     answers: bool,
