@@ -57,8 +57,8 @@ def main() -> None:
         for file, found in sorted(fates.items())
     ]
     print("\n".join(": ".join(row) for row in rows))
-    sums = {"mutants": total.total(), "killed": total["killed"], "alive": total["alive"]}
-    publish("mutants", "Mutants and the tests", [*rows, ("all", f"{sums['alive']} alive", sums)], ["mutmut"])
+    sums = {"mutants": float(total.total()), "killed": float(total["killed"]), "alive": float(total["alive"])}
+    publish("mutants", "Mutants and the tests", [*rows, ("all", f"{total['alive']} alive", sums)], ["mutmut"])
     sys.exit(1 if total["alive"] else 0)
 
 

@@ -185,7 +185,9 @@ def _pair_sizes(
         return [
             (
                 (tuple(row["prompt_ids"]), tuple(row["chosen_ids"])),
-                *(len(row[key]) for key in ("prompt_ids", "chosen_ids", "rejected_ids")),
+                len(row["prompt_ids"]),
+                len(row["chosen_ids"]),
+                len(row["rejected_ids"]),
             )
             for row in dpo_rows(tokenizer, prepared, "train", system=system, max_length=None)
         ]
