@@ -7,7 +7,7 @@ stands in docs/data.md. TRL is shown in test_train_stages.py, datasets in test_d
 
 from __future__ import annotations
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -19,7 +19,8 @@ import pytest
 from data_prep import prepare
 from gonggam.files import read_jsonl
 
-PYTHON = os.environ.get("LLAMA_FACTORY_PYTHON") or (sys.executable if importlib.util.find_spec("llamafactory") else "")
+INSTALLED = any(found.name == "llamafactory" for found in importlib.metadata.distributions())
+PYTHON = os.environ.get("LLAMA_FACTORY_PYTHON") or (sys.executable if INSTALLED else "")
 
 
 @pytest.mark.skipif(not PYTHON, reason="llamafactory is not installed; LLAMA_FACTORY_PYTHON names an interpreter")

@@ -298,7 +298,8 @@ def test_a_session_may_go_on_from_a_conversation_held_elsewhere():
         (["simulate", "m", "--cast", "nobody"], "no such cast"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message, tmp_path, bots):
+def test_bad_input_is_one_line(arguments, message, tmp_path, bots, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     evaluated(tmp_path / "run", {"base": ["a"] * 3, "dpo": ["b"] * 3})
     (tmp_path / "file").write_text("x")
     filled = [a.format(run=tmp_path / "run", file=tmp_path / "file") for a in arguments]

@@ -105,7 +105,7 @@ def test_a_body_that_never_ends_is_not_waited_for():
         async def send(message):
             told.append(message)
 
-        scope = {"type": "http", "method": "POST", "headers": []}
+        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": []}
         await BodyLimit(None, limit=9, seconds=0)(scope, asyncio.Event().wait, send)
 
     asyncio.run(ask())

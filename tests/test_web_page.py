@@ -191,7 +191,7 @@ def long_talk(service):
     for number in range(60):
         room = state.store.rooms.start(person.id, "기본", f"{number}번째 상담").id
     for number in range(120):
-        claim, _ = state.store.rooms.claim(person.id, room)
+        claim = state.store.claims.enter(person.id, room).claim
         said = Draft(message=f"{number}번째 이야기", reply=GOOD, source="model", risk="none", character="기본")
         state.store.rooms.write(room, claim, said)
     return {"name": COOKIE, "value": state.accounts.log_in("hana", PASSWORD, address="").token, "url": service[0]}
