@@ -1,13 +1,13 @@
 """The service: speed with a model, overhead without, staying small, losing nothing.
 
 Run from the repository root: ``python bench/serve.py [throughput] [first] [overhead] [soak] [kills]``, all if none is
-named; ``--small`` tries every part in a minute or two. Only a whole run at full size writes bench/results/serve.md.
+named; ``--small`` tries every part in a minute or two. At full size each part writes bench/results/serve-PART.md.
 Both sides of a comparison run in the same process tree, by turns, with the threads that OMP_NUM_THREADS gives each.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,14 @@ import serve_load as load
 import serve_model as model
 from record import Row, publish
 
-PARTS = ("throughput", "first", "overhead", "soak", "kills")
+PARTS = {
+    "throughput": "Many users at once",
+    "first": "The first token",
+    "overhead": "All but the model",
+    "soak": "An hour shrunk to minutes",
+    "kills": "Killed at random moments",
+}
+PACKAGES = ("torch", "transformers", "fastapi", "uvicorn", "sqlalchemy")
 
 
 def parts(small: bool) -> dict[str, Callable[[Path], list[Row]]]:
@@ -38,19 +45,22 @@ def parts(small: bool) -> dict[str, Callable[[Path], list[Row]]]:
     }
 
 
-def main(arguments: list[str]) -> None:
+def main() -> None:
     """Measure what is wanted."""
-    small = "--small" in arguments
-    wanted = [name for name in arguments if name in PARTS] or PARTS
-    rows = []
-    for name in wanted:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--small", action="store_true", help="a minute or two, and nothing is written")
+    asked = parser.parse_args()
+    if unknown := set(asked.parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    for name in asked.parts or PARTS:
         with tempfile.TemporaryDirectory(prefix=f"gonggam-{name}-") as folder:
-            for row in parts(small)[name](Path(folder)):
-                print(f"| {row[0]} | {row[1]} |", flush=True)
-                rows.append(row)
-    if not small and len(wanted) == len(PARTS):
-        publish("serve", "The service", rows, ["torch", "transformers", "fastapi", "uvicorn", "sqlalchemy"])
+            rows = parts(asked.small)[name](Path(folder))
+        for row in rows:
+            print(f"| {row[0]} | {row[1]} |", flush=True)
+        if not asked.small:
+            publish(f"serve-{name}", PARTS[name], rows, PACKAGES)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

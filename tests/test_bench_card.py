@@ -82,7 +82,8 @@ def test_every_bench_hands_over_its_figures(name):
     bench = record.goals()[name]
     script = ROOT / bench["command"].split()[0]
     family = [path.read_text("utf-8") for path in script.parent.glob(f"{script.stem}*.py")]
-    assert any(re.search(rf'(record|publish)\(\s*"{name}"', text) for text in family)
+    told = rf'(record|publish)\(\s*("{name}"|f"{script.stem}-\{{name\}}")'
+    assert any(re.search(told, text) for text in family)
     for key in bench["figures"]:
         stem = re.sub("^(sft|dpo)", r"(\1|\\{\\w+\\})", key)
         composed = r"|\{key\}_cpu" if key.endswith("_cpu") else ""
