@@ -15,9 +15,10 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 from record import Row, publish
 
+from rag.kinds import choose
 from rag.memory import MemoryStore
 from rag.options import MemoryOptions
-from rag.store import FaissStore, choose, unit
+from rag.store import FaissStore, unit
 
 WORDS = ("강아지 산책 면접 회사 언니 결혼식 여행 병원 친구 엄마 아빠 시험 커피 바다 겨울 여름 이사 월급").split()  # noqa: SIM905
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,14 +16,13 @@ from langchain_core.vectorstores import VectorStore
 from gonggam.errors import UserError
 from gonggam.files import publishing, read_json, sha256_file, write_json
 from rag.embedders import fingerprint
-from rag.seal import MARK, Seal, opened, sealed
+from rag.kinds import FLAT_UP_TO, build, choose, read_index, write_index
+from rag.seal import Seal, opened, sealed
 
 if TYPE_CHECKING:
     import faiss
 
 Kind = Literal["auto", "flat", "hnsw", "ivf"]
-# Up to here exact search takes a few milliseconds; above, HNSW; above that its graph takes too long to build, so IVF.
-FLAT_UP_TO, HNSW_UP_TO = 50_000, 200_000
 INDEX, DOCUMENTS = "index.faiss", "documents.jsonl"
 
 
@@ -179,7 +177,7 @@ class FaissStore(VectorStore):
         """Write index, documents and a description to ``folder``, whole or not at all; the first two sealed, if so."""
         with publishing(folder) as aside:
             if self._index is not None:
-                _write_index(self._index, aside / INDEX, seal)
+                write_index(self._index, aside / INDEX, seal)
             rows = ({"id": d.id, "text": d.page_content, "meta": d.metadata} for d in self._documents)
             lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
             (aside / DOCUMENTS).write_bytes(sealed(lines.encode(), seal))
@@ -210,7 +208,7 @@ class FaissStore(VectorStore):
             store._rows[row["id"]] = len(store._documents)
             store._documents.append(Document(id=row["id"], page_content=row["text"], metadata=row["meta"]))
         if store._documents:
-            store._index = _read_index(folder / INDEX, seal)
+            store._index = read_index(folder / INDEX, seal)
         return store
 
     def _searcher(self, index: faiss.Index) -> faiss.Index:
@@ -232,9 +230,9 @@ class FaissStore(VectorStore):
         self._on_gpu = None
         wanted = choose(len(self._documents)) if self._kind == "auto" else self._kind
         if self._index is None:
-            self._index = _build(vectors, wanted)
+            self._index = build(vectors, wanted)
         elif self._kind == "auto" and wanted != choose(len(self._documents) - len(vectors)):
-            self._index = _build(np.vstack([self.vectors(), vectors]), wanted)
+            self._index = build(np.vstack([self.vectors(), vectors]), wanted)
         else:
             self._index.add(vectors)
 
@@ -253,33 +251,10 @@ def reseal(folder: str | Path, seal: Seal) -> None:
         _describe(aside, about)
 
 
-def _write_index(index: faiss.Index, file: Path, seal: Seal | None) -> None:
-    import faiss
-
-    if seal is None:
-        faiss.write_index(index, str(file))
-    else:
-        file.write_bytes(sealed(faiss.serialize_index(index).tobytes(), seal))
-
-
-def _read_index(file: Path, seal: Seal | None) -> faiss.Index:
-    import faiss
-
-    with file.open("rb") as begun:
-        if begun.read(len(MARK)) != MARK:  # faiss reads a large one with less memory than we would
-            return faiss.read_index(str(file))
-    return faiss.deserialize_index(np.frombuffer(opened(file.read_bytes(), seal), dtype=np.uint8))
-
-
 def _describe(folder: Path, about: dict[str, Any]) -> None:
     """Write down what lies in a folder, so that damage is noticed."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     write_json(folder / "store.json", {**about, "sha256": {path.name: sha256_file(path) for path in files}})
-
-
-def choose(count: int) -> Literal["flat", "hnsw", "ivf"]:
-    """The kind of index for ``count`` vectors."""
-    return "flat" if count <= FLAT_UP_TO else "hnsw" if count <= HNSW_UP_TO else "ivf"
 
 
 def embed(embedding: Embeddings, texts: Sequence[str]) -> np.ndarray:
@@ -292,23 +267,3 @@ def embed(embedding: Embeddings, texts: Sequence[str]) -> np.ndarray:
 def unit(vectors: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1; rows of zeros stay."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-
-
-def _build(vectors: np.ndarray, kind: str) -> faiss.Index:
-    import faiss
-
-    dim = vectors.shape[1]
-    if kind == "flat":
-        index: faiss.Index = faiss.IndexFlatIP(dim)
-    elif kind == "hnsw":
-        index = faiss.IndexHNSWFlat(dim, 32, faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction, index.hnsw.efSearch = 200, 128
-    else:
-        lists = max(1, min(int(2 * math.sqrt(len(vectors))), len(vectors) // 39))
-        index = faiss.IndexIVFFlat(faiss.IndexFlatIP(dim), dim, lists, faiss.METRIC_INNER_PRODUCT)
-        index.cp.max_points_per_centroid = 64
-        index.train(vectors)
-        index.nprobe = max(8, lists // 32)
-        index.make_direct_map()
-    index.add(vectors)
-    return index

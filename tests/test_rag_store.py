@@ -10,7 +10,8 @@ from langchain_core.embeddings import DeterministicFakeEmbedding
 from langchain_tests.integration_tests.vectorstores import VectorStoreIntegrationTests
 
 from gonggam.errors import UserError
-from rag.store import FaissStore, choose
+from rag.kinds import choose
+from rag.store import FaissStore
 
 
 class Numbers(DeterministicFakeEmbedding):
