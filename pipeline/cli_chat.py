@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 Where = Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")]
 User = Annotated[str, typer.Option(help="whose conversation this is; it is remembered under this name")]
-Style = Annotated[str | None, typer.Option("--style", help="manner of speech (말투)")]
+Persona = Annotated[str | None, typer.Option("--persona", help="manner of speech (말투)")]
 Run = Annotated[Path | None, typer.Option("--run", help="run folder whose memory and settings a model server uses")]
 
 
-def chat(where: Where, user: User = "me", style: Style = None, run: Run = None) -> None:
+def chat(where: Where, user: User = "me", persona: Persona = None, run: Run = None) -> None:
     """Talk to a counsellor; commands begin with a slash (/help)."""
     bot = _load(where, run)
     try:
-        Talk(bot, user, style).run()
+        Talk(bot, user, persona).run()
     finally:
         bot.close()
 
@@ -40,14 +40,14 @@ def ask(
     text: Annotated[str, typer.Argument(help="what to say; - reads it from standard input")],
     where: Annotated[str, typer.Option("--bot", help=Where.__metadata__[0].help)] = "runs/demo",
     user: Annotated[str | None, typer.Option(help="whose conversation this is; none: nothing is remembered")] = None,
-    style: Style = None,
+    persona: Persona = None,
     run: Run = None,
     json: Annotated[bool, typer.Option("--json", help="print the whole reply as JSON")] = False,
 ) -> None:
     """Ask once and print the reply."""
     bot = _load(where, run)
     try:
-        reply = bot.reply(sys.stdin.read() if text == "-" else text, user=user, persona=style)
+        reply = bot.reply(sys.stdin.read() if text == "-" else text, user=user, persona=persona)
     finally:
         bot.close()
     typer.echo(reply.model_dump_json(indent=2) if json else reply.text)
@@ -70,14 +70,14 @@ def shorten(line: str, most: int = 400) -> str:
 class Talk:
     """One conversation in a terminal; lines of a pipe are read as if they were typed."""
 
-    def __init__(self, bot: Counselor, user: str, style: str | None, console: Console | None = None) -> None:
-        self.bot, self.user, self.style = bot, user, style
+    def __init__(self, bot: Counselor, user: str, persona: str | None, console: Console | None = None) -> None:
+        self.bot, self.user, self.persona = bot, user, persona
         self.console = console or Console(highlight=False)
         self.words = data("console")
         self.last: Reply | None = None
         self.commands: dict[str, Callable[[str], None]] = {
             "/help": self.help,
-            "/style": self.set_style,
+            "/persona": self.set_persona,
             "/why": self.why,
             "/mood": self.mood,
             "/forget": self.forget,
@@ -120,7 +120,7 @@ class Talk:
     def say(self, line: str) -> bool:
         """Stream the reply to a message; Ctrl-C ends it."""
         try:
-            stream = self.bot.stream(line, user=self.user, persona=self.style)
+            stream = self.bot.stream(line, user=self.user, persona=self.persona)
             self._speak(stream)
         except UserError as error:
             self.console.print(f"[red]{escape(str(error))}[/]")
@@ -147,13 +147,13 @@ class Talk:
             table.add_row(f"[cyan]{escape(command)}[/]", escape(meaning))
         self.console.print(table)
 
-    def set_style(self, name: str) -> None:
+    def set_persona(self, name: str) -> None:
         """Change the manner of speech, or show what there is."""
         if name not in self.bot.personas:
-            self._note(self.words["styles"].format(names=", ".join(self.bot.personas)))
+            self._note(self.words["personas"].format(names=", ".join(self.bot.personas)))
             return
-        self.style = name
-        self._note(self.words["style_set"].format(name=name))
+        self.persona = name
+        self._note(self.words["persona_set"].format(name=name))
 
     def why(self, _: str) -> None:
         """Where the last reply came from."""

@@ -41,8 +41,8 @@ def test_commands(monkeypatch, tmp_path):
         "면접 떨어졌어",
         "/why",
         "/mood",
-        "/style",
-        "/style 선비",
+        "/persona",
+        "/persona 선비",
         "또 떨어졌어",
         "/export " + str(file),
     ]
