@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -40,9 +41,10 @@ SHAPES = {"base": (768, 768, 3072, 12), "small": (256, 128, 1024, 4)}
 
 
 def texts_of(count: int) -> list[str]:
-    """What users of the sample corpus say, over and over until there are ``count``."""
+    """First sentences of users of the sample corpus, short as the wellness questions; repeated up to ``count``."""
     rows = [json.loads(line) for line in DIALOGUES.read_text("utf-8").splitlines()]
-    said = [turn["content"] for row in rows for turn in row["turns"] if turn["role"] == "user"]
+    turns = [turn["content"] for row in rows for turn in row["turns"] if turn["role"] == "user"]
+    said = [re.split(r"(?<=[.?!…~])\s", turn)[0] for turn in turns]
     return [said[i % len(said)] for i in range(count)]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 LABELS = "labels.json"
+PADDING, FREE = 0.2, 64
+"""What padding may add to a batch: a share of its own length, or so many characters whatever its length."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ class CategoryClassifier:
         return cls(_placed(model), tokenizer, labels)
 
     def probabilities(self, texts: Sequence[str]) -> np.ndarray:
-        """Calibrated probabilities of shape (texts, labels), float32. Long and short texts are batched apart.
+        """Calibrated probabilities of shape (texts, labels), float32. Texts of like length are batched together.
 
         Raises:
             UserError: a text is empty.
@@ -131,10 +133,8 @@ class CategoryClassifier:
 
         if not all(text.strip() for text in texts):
             raise UserError("an empty text has no label", "leave empty texts out")
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
         found = np.empty((len(texts), len(self.labels.names)), dtype=np.float32)
-        for start in range(0, len(order), self.max_batch):
-            places = order[start : start + self.max_batch]
+        for places in _alike([len(text) for text in texts], self.max_batch):
             found[places] = self._batch([texts[place] for place in places])
         return found
 
@@ -193,6 +193,20 @@ class CategoryClassifier:
         with torch.inference_mode():
             logits = self.model(**inputs.to(self.model.device)).logits.float()
         return (logits / self.labels.temperature).softmax(-1).cpu().numpy()
+
+
+def _alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Places of at most ``most`` texts each, so that padding to the longest of them adds little (`PADDING`)."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lengths.__getitem__):
+        filled = sum(lengths[other] for other in batch) + lengths[place]
+        padding = lengths[place] * (len(batch) + 1) - filled
+        if len(batch) == most or padding > max(FREE, PADDING * filled):
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
 
 
 def _placed(model: PreTrainedModel) -> PreTrainedModel:
