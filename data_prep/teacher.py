@@ -134,8 +134,11 @@ class Teacher:
                 async with asyncio.TaskGroup() as group:
                     for name, request in pending.items():
                         group.create_task(one(name, request))
-            except* UserError as errors:
-                raise errors.exceptions[0] from None
+            except ExceptionGroup as errors:  # `except*` would wrap what is raised here in a group again
+                refusals, _ = errors.split(UserError)
+                if refusals is None:
+                    raise
+                raise refusals.exceptions[0] from None
         return [self._answers.get(self._key(request)) for request in requests]
 
     async def _ask(self, client: httpx.AsyncClient, request: Sequence[Message]) -> str | None:
