@@ -78,14 +78,20 @@ def tiny(context: Context) -> dict[str, Any]:
     )
 
 
+def _base(context: Context, named: str | None) -> tuple[str, Any]:
+    """The base that a section names, else the recipe's; `model:` describes the recipe's alone."""
+    from pipeline.model import base_of
+
+    return (named, None) if named else (base_of(context.recipe, context.run), context.recipe.model)
+
+
 def classify(context: Context) -> dict[str, Any]:
     """A text classifier: categories that are answered from a reviewed list, or emotions."""
-    from pipeline.model import base_of, load_tokenizer
+    from pipeline.model import load_tokenizer
     from pipeline.train.classify import run_classify
 
-    recipe, section = context.recipe, required(context.recipe.classify)
-    named = section.keys.base
-    base, settings = named or base_of(recipe, context.run), None if named else recipe.model
+    section = required(context.recipe.classify)
+    base, settings = _base(context, section.keys.base)
     return run_classify(
         section,
         base,
@@ -93,26 +99,25 @@ def classify(context: Context) -> dict[str, Any]:
         settings,
         context.prepared,
         context.folder,
-        seed=recipe.seed,
+        seed=context.recipe.seed,
         progress=context.progress,
     )
 
 
 def style(context: Context) -> dict[str, Any]:
     """A seq2seq model that rewrites a reply in another manner of speech."""
-    from pipeline.model import base_of, load_tokenizer
+    from pipeline.model import load_tokenizer
     from pipeline.train.style import run_style
 
-    recipe, section = context.recipe, required(context.recipe.style)
-    named = section.keys.base
-    base, settings = named or base_of(recipe, context.run), None if named else recipe.model
+    section = required(context.recipe.style)
+    base, settings = _base(context, section.keys.base)
     return run_style(
         section,
         base,
         load_tokenizer(base, settings=settings),
         settings,
         context.folder,
-        seed=recipe.seed,
+        seed=context.recipe.seed,
         progress=context.progress,
     )
 
