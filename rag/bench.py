@@ -154,7 +154,7 @@ def _bm25(user: BenchUser, reply_context: float) -> Callable[[str], Ranked]:
 
     index = Bm25()
     for exchange in user.exchanges:
-        index.add_weighted(terms(exchange, reply_context))
+        index.add_weighted(terms(morphemes(exchange.user), exchange.reply, reply_context))
 
     def found(query: str) -> Ranked:
         scores = index.scores(morphemes(query))

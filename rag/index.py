@@ -38,13 +38,15 @@ class ExchangeIndex:
         self._label = f"reply {settings.reply_context:g}" + (" words" if settings.lexical else "")
         self.store = FaissStore(embedder, label=self._label)
         self._bm25 = Bm25()
+        self._asked: tuple[str, list[str]] = ("", [])  # a message is recalled by and then remembered: analysed once
 
     def add(self, exchanges: Sequence[Exchange], vectors: np.ndarray | None = None) -> None:
         """Index exchanges; ``vectors`` are those of `embed`, if it was called before."""
         if not exchanges:
             return
         vectors = self.embed(exchanges) if vectors is None else vectors
-        found = [terms(e, self.settings.reply_context) if self.settings.lexical else {} for e in exchanges]
+        share = self.settings.reply_context
+        found = [terms(self._morphemes(e.user), e.reply, share) if self.settings.lexical else {} for e in exchanges]
         metas = [{"terms": frequencies} for frequencies in found]
         texts, ids = [exchange.user for exchange in exchanges], [exchange.id for exchange in exchanges]
         self.store.add_vectors(vectors, texts, metas, ids=ids)
@@ -64,7 +66,7 @@ class ExchangeIndex:
         """Drop all exchanges but these."""
         self.store.delete([exchange.id for exchange in self.exchanges if exchange.id not in ids])
         kept = [exchange for exchange in self.exchanges if exchange.id in ids]
-        self.exchanges, self._bm25 = [], Bm25()
+        self.exchanges, self._bm25, self._asked = [], Bm25(), ("", [])
         self._note(kept, [self.store.document(row).metadata["terms"] for row in range(len(kept))])
 
     def search(
@@ -121,8 +123,13 @@ class ExchangeIndex:
 
     def _words(self, query: str) -> np.ndarray:
         """BM25 of every exchange as a share of what an exchange full of the query's words could reach."""
-        found = morphemes(query) if self.settings.lexical else []
+        found = self._morphemes(query) if self.settings.lexical else []
         return self._bm25.scores(found) / max(self._bm25.most(found), 1e-9)
+
+    def _morphemes(self, text: str) -> list[str]:
+        if text != self._asked[0]:
+            self._asked = text, morphemes(text)
+        return self._asked[1]
 
     def _freshness(self, row: int, now: datetime) -> float:
         if self.settings.half_life_days is None:
@@ -138,10 +145,10 @@ class ExchangeIndex:
         return [(row, score) for (row, _), score in sorted(judged, key=lambda pair: -pair[1])]
 
 
-def terms(exchange: Exchange, reply_context: float) -> dict[str, float]:
-    """Morphemes of the user's words, and those of the reply at ``reply_context`` each, with their frequencies."""
-    frequencies: dict[str, float] = dict(Counter(morphemes(exchange.user)))
+def terms(said: Sequence[str], reply: str, reply_context: float) -> dict[str, float]:
+    """Frequencies of the morphemes that a user said, and of those of the reply at ``reply_context`` each."""
+    frequencies: dict[str, float] = dict(Counter(said))
     if reply_context:
-        for term, count in Counter(morphemes(exchange.reply)).items():
+        for term, count in Counter(morphemes(reply)).items():
             frequencies[term] = frequencies.get(term, 0.0) + reply_context * count
     return frequencies

@@ -23,7 +23,7 @@ from pipeline.cipher import Cipher, new_key, read_keys
 from pipeline.cli import main
 from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
-from pipeline.serve.store import Database, LostClaim, Store, default_url, migrate
+from pipeline.serve.store import Database, LostClaim, Store, database, default_url, migrate
 from pipeline.serve.store.models import Base, Dialog, Worker
 from pipeline.serve.store.records import Draft
 from pipeline.serve.store.workers import Process
@@ -198,6 +198,21 @@ def test_only_what_is_provably_gone_is_gone():
     assert replace(own, started=own.started - 1).gone  # the number was given again
     assert not replace(own, pid=ended.pid, place="another boot").gone
     assert not Process("", ended.pid, 0).gone
+
+
+def test_threads_of_one_process_wait_for_one_another_not_for_sqlite(tmp_path, monkeypatch):
+    """SQLite's own waiting is switched off here: it would turn away whoever comes while another writes."""
+    monkeypatch.setattr(database, "BUSY_S", 0)
+    store = Store.open(default_url(tmp_path))
+    store.rooms.set_characters([("기본", "")])
+    users = [store.people.add(f"user{i}", "hash").id for i in range(8)]
+
+    def talk(user):
+        return say(store, user, store.rooms.start(user, "기본").id, *"가나다라마바사아자차")
+
+    with ThreadPoolExecutor(len(users)) as pool:
+        assert [len(told) for told in pool.map(talk, users)] == [10] * len(users)
+    store.close()
 
 
 def test_sealed_texts_are_in_no_file_and_a_wrong_key_is_told(tmp_path):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,9 @@ class Database:
         # SQLite must be told at the beginning that a transaction will write, or two may wait for each other.
         self._writer = self.engine.execution_options(writes="FULL")
         self._jotter = self.engine.execution_options(writes="NORMAL")
+        # SQLite's own way to wait for another writer is to sleep and try again, up to 0.1 s at a time, and whoever
+        # comes meanwhile goes first. Threads of one process queue here instead.
+        self._turn: AbstractContextManager[Any] = threading.Lock() if self.is_sqlite else nullcontext()
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -66,7 +70,7 @@ class Database:
                 SQLite then need not wait for the disk.
         """
         engine = self._writer if lasting else self._jotter
-        with Session(engine, expire_on_commit=False) as session, session.begin():
+        with self._turn, Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     @contextmanager
@@ -78,7 +82,7 @@ class Database:
     @contextmanager
     def acting(self, *, lasting: bool = True) -> Iterator[Connection]:
         """As `writing`, without objects."""
-        with (self._writer if lasting else self._jotter).begin() as connection:
+        with (self._writer if lasting else self._jotter).connect() as connection, self._turn, connection.begin():
             yield connection
 
     @contextmanager
