@@ -7,7 +7,7 @@ are prefixes or duplicates of others, and what is kept is written by split. The 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -24,11 +24,11 @@ from data_prep.split import Split, guaranteed, split_of
 from data_prep.spool import Spool
 from gonggam.errors import UserError
 from gonggam.files import write_json, write_text
+from gonggam.progress import Progress
 
 if TYPE_CHECKING:
     import numpy as np
 
-Progress = Callable[[int, int], None]
 
 NEAR, UNWANTED = 3, 4
 FATES = {KEPT: "kept", MERGED: "merged", DUPLICATE: "duplicate", NEAR: "near_duplicate", UNWANTED: "filtered"}

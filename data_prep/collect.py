@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
@@ -20,6 +20,7 @@ from data_prep.sources import read
 from data_prep.split import Roots
 from data_prep.spool import Spool
 from gonggam.errors import UserError
+from gonggam.progress import Progress
 
 
 class Collected:
@@ -46,7 +47,7 @@ class Collected:
         self.books: dict[str, Counter[str]] = {}
         self.reasons: Counter[str] = Counter()
 
-    def collect(self, quarantine: IO[str], progress: Callable[[int, int], None]) -> None:
+    def collect(self, quarantine: IO[str], progress: Progress) -> None:
         """Read everything; rows that cannot be used are written to ``quarantine`` with their reason.
 
         Raises:

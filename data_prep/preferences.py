@@ -22,9 +22,9 @@ from data_prep.formats import preference_rows
 from data_prep.sources import read
 from data_prep.teacher import Teacher
 from gonggam.errors import UserError
+from gonggam.progress import Progress
 
 Messages = list[dict[str, str]]
-Progress = Callable[[int, int], None]
 Judge = Callable[[Sequence[tuple[Messages, str]], Progress | None], Sequence[float]]
 
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from data_prep.answers import Answers, key_of
 from gonggam.errors import UserError
+from gonggam.progress import Progress
 
 if TYPE_CHECKING:
     import httpx
@@ -95,9 +96,7 @@ class Teacher:
             "minutes_at_least": round(len(missing) / self.options.requests_per_minute, 1),
         }
 
-    def ask_all(
-        self, requests: Sequence[Sequence[Message]], progress: Callable[[int, int], None] | None = None
-    ) -> list[str | None]:
+    def ask_all(self, requests: Sequence[Sequence[Message]], progress: Progress | None = None) -> list[str | None]:
         """The answer to each request, in order; None where every try failed.
 
         Raises:
@@ -105,9 +104,7 @@ class Teacher:
         """
         return asyncio.run(self._ask_all(requests, progress))
 
-    async def _ask_all(
-        self, requests: Sequence[Sequence[Message]], progress: Callable[[int, int], None] | None
-    ) -> list[str | None]:
+    async def _ask_all(self, requests: Sequence[Sequence[Message]], progress: Progress | None) -> list[str | None]:
         import httpx
 
         key = os.environ.get(self.options.api_key_env, "")

@@ -18,6 +18,7 @@ from eval.rubric import load_rubric
 from eval.run import evaluate, rebuild
 from eval.work import work_of
 from gonggam.errors import UserError
+from gonggam.progress import progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def _run(a: argparse.Namespace) -> None:
     if not systems:
         systems["reference"] = [item["reference"] for item in items]
     options = EvalOptions(
-        rubric=a.rubric, judge=a.judge or None, items=len(items), repeats=a.repeats, pairwise=a.pairwise
+        rubric=a.rubric, judge=a.judge or None, limit=len(items), repeats=a.repeats, pairwise=a.pairwise
     )
     pairs = [_pair(number, row) for number, row in enumerate(load_rows(a.pairs), 1)] if a.pairs else []
     pairs = spread_out(pairs, options.calibration_pairs)
@@ -74,7 +75,8 @@ def _run(a: argparse.Namespace) -> None:
         work = work_of(items, replies, options, pairs)
         print(estimate(load_rubric(a.rubric), list(map(load_judge, a.judge)), work.singles, work.against, a.repeats))
         return
-    evaluate(items, systems, options, None, a.out, _progress if sys.stderr.isatty() else None, pairs=pairs)
+    with progress_bar("judging") as progress:
+        evaluate(items, systems, options, None, a.out, progress, pairs=pairs)
     print(a.out / "report.html")
 
 
@@ -86,10 +88,6 @@ def _pair(number: int, row: dict[str, Any]) -> dict[str, Any]:
 
 def _meta(a: argparse.Namespace) -> None:
     print("\n".join(meta_lines(meta_evaluate_file(a.file, a.criterion))))
-
-
-def _progress(done: int, total: int) -> None:
-    print(f"\r{done}/{total}", end="" if done < total else "\n", file=sys.stderr)
 
 
 if __name__ == "__main__":

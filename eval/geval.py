@@ -12,8 +12,7 @@ from typing import Any
 from eval.judges import Judge, Question, Verdict
 from eval.rubric import Criterion, Rubric
 from eval.store import Store, content_key
-
-Progress = Callable[[int, int], None]
+from gonggam.progress import Progress
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""The ground floor: errors, files and pages. The rooms above stand on it; it knows none of them."""
+"""The ground floor: errors, files, pages, progress. The rooms above stand on it; it knows none of them."""

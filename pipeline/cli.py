@@ -17,6 +17,7 @@ from rich.markup import escape
 from gonggam.errors import UserError, UserErrors
 from gonggam.files import as_user_error
 from pipeline import cli_answer, cli_chat, cli_data, cli_db, cli_eval, cli_memory, cli_recipe, cli_serve, cli_train
+from pipeline.cli_arguments import Overrides, RecipeFile, RunFolder, Runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 for name, group in (
@@ -39,12 +40,12 @@ _STOPPED = (130, 138, 143)  # 128 + SIGINT, SIGUSR1, SIGTERM: training was asked
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="section.key=value ...")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     only: Annotated[str | None, typer.Option(help="do this stage alone")] = None,
     start: Annotated[str | None, typer.Option("--from", help="do this stage and all later ones anew")] = None,
     force: Annotated[bool, typer.Option(help="do the stages even if they are up to date")] = False,
-    runs: Annotated[Path, typer.Option(help="where run folders lie")] = Path("runs"),
+    runs: Runs = Path("runs"),
     browser: Annotated[bool, typer.Option("--open", help="open the report, where there is a desktop")] = False,
 ) -> None:
     """Bring a run up to date with its recipe: do what is missing, go on with what was interrupted, skip the rest."""
@@ -62,7 +63,7 @@ def run(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")]) -> None:
+def report(folder: RunFolder) -> None:
     """Show a run's card again and say where its report lies."""
     from pipeline.card import show_card
     from pipeline.recipe import load_recipe

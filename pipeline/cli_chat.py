@@ -15,19 +15,17 @@ from rich.table import Table
 from gonggam.errors import UserError
 from gonggam.files import write_json
 from pipeline.chat.resources import data
+from pipeline.cli_arguments import MemoryOf, Persona, Where
 
 if TYPE_CHECKING:
     from pipeline.chat.counselor import Counselor
     from pipeline.chat.reply import Reply
     from pipeline.chat.streams import ReplyStream
 
-Where = Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")]
 User = Annotated[str, typer.Option(help="whose conversation this is; it is remembered under this name")]
-Persona = Annotated[str | None, typer.Option("--persona", help="manner of speech (말투)")]
-Run = Annotated[Path | None, typer.Option("--run", help="run folder whose memory and settings a model server uses")]
 
 
-def chat(where: Where, user: User = "me", persona: Persona = None, run: Run = None) -> None:
+def chat(where: Where, user: User = "me", persona: Persona = None, run: MemoryOf = None) -> None:
     """Talk to a counsellor; commands begin with a slash (/help)."""
     bot = _load(where, run)
     try:
@@ -37,11 +35,11 @@ def chat(where: Where, user: User = "me", persona: Persona = None, run: Run = No
 
 
 def ask(
+    where: Where,
     text: Annotated[str, typer.Argument(help="what to say; - reads it from standard input")],
-    where: Annotated[str, typer.Option("--bot", help=Where.__metadata__[0].help)] = "runs/demo",
     user: Annotated[str | None, typer.Option(help="whose conversation this is; none: nothing is remembered")] = None,
     persona: Persona = None,
-    run: Run = None,
+    run: MemoryOf = None,
     json: Annotated[bool, typer.Option("--json", help="print the whole reply as JSON")] = False,
 ) -> None:
     """Ask once and print the reply."""

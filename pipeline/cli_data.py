@@ -8,44 +8,45 @@ from typing import Annotated, Any
 import typer
 
 from gonggam.errors import UserError
+from gonggam.progress import progress_bar
 from pipeline.cli_prefer import prefer
-from pipeline.cli_show import bar, console, show_pairs, show_table
+from pipeline.cli_show import console, show_pairs, show_table
 
 app = typer.Typer(help="Prepare, check and look at data.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Folder to write.")]
+Out = Annotated[Path, typer.Option(help="folder to write")]
 
 
 @app.command()
 def prepare(
     files: Annotated[
         list[str] | None,
-        typer.Argument(help="Files, folders, globs or hub ids; counsel_ko, or nothing, for the packaged sample."),
+        typer.Argument(help="files, folders, globs or hub ids; counsel_ko, or nothing, for the packaged sample"),
     ] = None,
     out: Out = Path("prepared"),
-    reader: Annotated[str | None, typer.Option(help="Reader; left out, recognised from the columns.")] = None,
+    reader: Annotated[str | None, typer.Option(help="reader; left out, recognised from the columns")] = None,
     rows: Annotated[
-        list[str] | None, typer.Option(help="FILE=N: keep at most so many conversations of it; N alone: of each.")
+        list[str] | None, typer.Option(help="FILE=N: keep at most so many conversations of it; N alone: of each")
     ] = None,
     weight: Annotated[
-        list[str] | None, typer.Option(help="FILE=W: its share relative to the others; the scarcest is kept whole.")
+        list[str] | None, typer.Option(help="FILE=W: its share relative to the others; the scarcest is kept whole")
     ] = None,
     privacy: Annotated[str, typer.Option(help="mask, drop, report or off")] = "mask",
     turns: Annotated[str, typer.Option(help="all, or single for rows of one exchange")] = "all",
-    near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 keeps them.")] = 0.85,
-    validation: Annotated[float, typer.Option(help="Share for validation.")] = 0.05,
-    test: Annotated[float, typer.Option(help="Share for test.")] = 0.05,
-    parquet: Annotated[bool, typer.Option(help="Write parquet too.")] = False,
-    replies: Annotated[bool, typer.Option(help="Write alpaca_replies too: one Alpaca row a reply.")] = False,
+    near: Annotated[float, typer.Option(help="similarity of near duplicates; 0 keeps them")] = 0.85,
+    validation: Annotated[float, typer.Option(help="share for validation")] = 0.05,
+    test: Annotated[float, typer.Option(help="share for test")] = 0.05,
+    parquet: Annotated[bool, typer.Option(help="write parquet too")] = False,
+    replies: Annotated[bool, typer.Option(help="write alpaca_replies too: one Alpaca row a reply")] = False,
     off: Annotated[
-        list[str] | None, typer.Option(help="A cleaning rule to switch off, reassemble, or duplicates.")
+        list[str] | None, typer.Option(help="a cleaning rule to switch off, reassemble, or duplicates")
     ] = None,
 ) -> None:
     """Raw dialogue files to clean, leak-free conversations in all forms."""
     from data_prep import prepare as run
 
     sources = _sources(files or [reader or "counsel_ko"], reader, rows or [], weight or [])
-    with bar("preparing") as progress:
+    with progress_bar("preparing") as progress:
         report = run(
             sources,
             out,
@@ -113,9 +114,9 @@ def _show_report(report: dict[str, Any]) -> None:
 
 @app.command()
 def audit(
-    files: Annotated[list[str], typer.Argument(help="Prepared folders, or files whose names say train, test ...")],
-    near: Annotated[float, typer.Option(help="Similarity of near duplicates; 0 does not look.")] = 0.85,
-    apart: Annotated[bool, typer.Option(help="Train pairs must not share conversations with SFT data.")] = False,
+    files: Annotated[list[str], typer.Argument(help="prepared folders, or files whose names say train, test ...")],
+    near: Annotated[float, typer.Option(help="similarity of near duplicates; 0 does not look")] = 0.85,
+    apart: Annotated[bool, typer.Option(help="train pairs must not share conversations with SFT data")] = False,
 ) -> None:
     """Does anything that is trained on stand in what is measured by? Exit code 1 if so.
 
@@ -148,11 +149,11 @@ app.command()(prefer)
 
 @app.command()
 def explore(
-    data: Annotated[str, typer.Argument(help="A prepared folder, or a file of dialogues.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write; by default DATA/explore.")] = None,
-    tokenizer: Annotated[list[str] | None, typer.Option(help="Model folder or hub id; may be given again.")] = None,
-    max_length: Annotated[int, typer.Option(help="Tokens above which a conversation would be cut.")] = 1024,
-    seed: Annotated[int, typer.Option(help="Another seed shows other conversations.")] = 0,
+    data: Annotated[str, typer.Argument(help="a prepared folder, or a file of dialogues")],
+    out: Annotated[Path | None, typer.Option(help="folder to write; by default DATA/explore")] = None,
+    tokenizer: Annotated[list[str] | None, typer.Option(help="model folder or hub id; may be given again")] = None,
+    max_length: Annotated[int, typer.Option(help="tokens above which a conversation would be cut")] = 1024,
+    seed: Annotated[int, typer.Option(help="another seed shows other conversations")] = 0,
 ) -> None:
     """One HTML report about the data, and its plots as PNG."""
     from data_prep.explore import explore as run

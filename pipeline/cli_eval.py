@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from pipeline.cli_arguments import RunFolder, Where
+
 console = Console(soft_wrap=True, highlight=False)
 
 
@@ -35,7 +37,7 @@ app = typer.Typer(cls=_RunByDefault, help="Judge answers, compare runs, rebuild 
 
 @app.command()
 def run(
-    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    folder: RunFolder,
     judge: Annotated[
         list[str] | None,
         typer.Option(help="name or YAML of a judge; `local` is the run's own model; several form a jury"),
@@ -58,7 +60,7 @@ def run(
     from pipeline.run import Run
     from pipeline.yardsticks import pair_makers
 
-    given = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
+    given = {"judge": judge, "rubric": rubric, "limit": limit, "repeats": repeats, "pairwise": pairwise}
     wanted: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if rubric:
         wanted["criteria"] = None  # those of the recipe belong to its own rubric
@@ -89,7 +91,7 @@ def compare(
     """Several runs or models on the same conversations; replies that are missing are asked for."""
     from eval import EvalOptions, evaluate, load_judge, load_rubric
     from eval.run import report_from
-    from pipeline.execute import progress_bar
+    from gonggam.progress import progress_bar
     from pipeline.referees import LOCAL, referees
     from pipeline.versus import contest
     from pipeline.yardsticks import checks, likeness_of
@@ -102,9 +104,9 @@ def compare(
     if found.left_out:
         console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
     if judge or found.raw is None:
-        options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
+        options = EvalOptions(rubric=rubric, judge=judge, limit=len(found.items), pairwise=pairwise)
         given = {"pairs": found.pairs, "pair_judge": found.makers, "checks": checks(), **likeness_of(Path(found.first))}
-        with referees(judge, found.first) as judges, progress_bar("compare", show=True) as progress:
+        with referees(judge, found.first) as judges, progress_bar("compare") as progress:
             results = evaluate(found.items, found.replies, options, judges or None, out, progress, **given)
     else:
         found.raw.save(out / "raw")
@@ -127,7 +129,7 @@ def report(folder: Annotated[Path, typer.Argument(help="a run folder or an evalu
 
 @app.command()
 def simulate(
-    where: Annotated[str, typer.Argument(help="run folder, model folder, hub id or openai:http://host:port/v1#model")],
+    where: Where,
     cast: Annotated[str, typer.Option(help="YAML of personas and their scripts")] = "personas",
     turns: Annotated[int, typer.Option(min=1, help="user turns of each talk")] = 4,
     player: Annotated[

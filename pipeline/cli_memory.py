@@ -21,12 +21,12 @@ COLUMNS = ("recall@1", "recall@2", "recall@5", "mrr", "kept@2", "auc", "false_re
 
 @app.command()
 def memory(
-    users: Annotated[Path | None, typer.Argument(help="Users file (JSON lines); none for the packaged sample.")] = None,
+    users: Annotated[Path | None, typer.Argument(help="users file (JSON lines); none for the packaged sample")] = None,
     embedder: Annotated[
-        list[str] | None, typer.Option(help="offline, a folder, or a hub id; may be given several times.")
+        list[str] | None, typer.Option(help="offline, a folder, or a hub id; may be given several times")
     ] = None,
-    reranker: Annotated[str | None, typer.Option(help="Cross-encoder (folder or hub id) to compare as well.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file to write the rows to.")] = None,
+    reranker: Annotated[str | None, typer.Option(help="cross-encoder (folder or hub id) to compare as well")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the rows to")] = None,
 ) -> None:
     """Recall of what a user said in earlier sessions: windows, BM25, vectors, both; for each embedder."""
     from gonggam.files import write_json
@@ -45,7 +45,7 @@ def memory(
 
 @app.command()
 def safety(
-    picture: Annotated[Path | None, typer.Option(help="PNG file for the emotion confusion matrix.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="PNG file for the emotion confusion matrix")] = None,
 ) -> None:
     """Recall and false alarms of the safety layer, and how well emotions are told; about half a minute."""
     from pipeline.chat.measure import main

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gonggam.errors import UserError
-from pipeline.cli_show import bar, console, show_pairs
+from gonggam.progress import progress_bar
+from pipeline.cli_show import console, show_pairs
 
 if TYPE_CHECKING:
     from data_prep import Conversation
@@ -28,30 +29,30 @@ Option = typer.Option
 
 def prefer(
     data: Annotated[
-        str | None, typer.Argument(help="A prepared folder, or a file of conversations or of pairs.")
+        str | None, typer.Argument(help="a prepared folder, or a file of conversations or of pairs")
     ] = None,
-    out: Annotated[Path, Option(help="Folder to write.")] = Path("pairs"),
+    out: Annotated[Path, Option(help="folder to write")] = Path("pairs"),
     service: Annotated[
-        str | None, Option("--from-service", help="Instead of DATA: a run, or the URL of its service's database.")
+        str | None, Option("--from-service", help="instead of DATA: a run, or the URL of its service's database")
     ] = None,
-    teacher: Annotated[str | None, Option(help="OpenAI-compatible endpoint, ending in /v1.")] = None,
-    model: Annotated[str, Option(help="The teacher's model name.")] = "",
-    api_key_env: Annotated[str, Option(help="Environment variable with the key.")] = "OPENAI_API_KEY",
-    policy: Annotated[str | None, Option(help="Run or model whose replies become the rejected ones.")] = None,
-    samples: Annotated[int, Option(help="With --policy: sample so many; best against worst is a pair.")] = 0,
-    judge: Annotated[str | None, Option(help="Ranks samples: a judge of `eval`, or local; else the teacher.")] = None,
-    rubric: Annotated[str, Option(help="What --judge goes by.")] = "counsel-ko",
-    chosen_prompt: Annotated[Path | None, Option(help="Text file instead of the packaged prompt.")] = None,
-    rejected_prompt: Annotated[Path | None, Option(help="Likewise; several parted by lines of ---.")] = None,
-    rows: Annotated[int | None, Option(help="Use at most this many conversations a split.")] = None,
-    concurrency: Annotated[int, Option(help="Requests under way at once.")] = 8,
-    per_minute: Annotated[float, Option(help="Requests per minute at most.")] = 60,
-    price_in: Annotated[float, Option(help="Price of a million prompt tokens.")] = 0,
-    price_out: Annotated[float, Option(help="Price of a million answer tokens.")] = 0,
-    max_length: Annotated[int | None, Option(help="Name pairs longer than this many tokens.")] = None,
-    tokenizer: Annotated[str | None, Option(help="Counts them; without it 0.7 a character.")] = None,
-    evaluation: Annotated[list[str] | None, Option(help="File that pairs must not share a beginning with.")] = None,
-    dry_run: Annotated[bool, Option(help="Only say what it would take.")] = False,
+    teacher: Annotated[str | None, Option(help="OpenAI-compatible endpoint, ending in /v1")] = None,
+    model: Annotated[str, Option(help="the teacher's model name")] = "",
+    api_key_env: Annotated[str, Option(help="environment variable with the key")] = "OPENAI_API_KEY",
+    policy: Annotated[str | None, Option(help="run or model whose replies become the rejected ones")] = None,
+    samples: Annotated[int, Option(help="with --policy: sample so many; best against worst is a pair")] = 0,
+    judge: Annotated[str | None, Option(help="ranks samples: a judge of `eval`, or local; else the teacher")] = None,
+    rubric: Annotated[str, Option(help="what --judge goes by")] = "counsel-ko",
+    chosen_prompt: Annotated[Path | None, Option(help="text file instead of the packaged prompt")] = None,
+    rejected_prompt: Annotated[Path | None, Option(help="likewise; several parted by lines of ---")] = None,
+    limit: Annotated[int | None, Option(help="use at most this many conversations a split")] = None,
+    concurrency: Annotated[int, Option(help="requests under way at once")] = 8,
+    per_minute: Annotated[float, Option(help="requests per minute at most")] = 60,
+    price_in: Annotated[float, Option(help="price of a million prompt tokens")] = 0,
+    price_out: Annotated[float, Option(help="price of a million answer tokens")] = 0,
+    max_length: Annotated[int | None, Option(help="name pairs longer than this many tokens")] = None,
+    tokenizer: Annotated[str | None, Option(help="counts them; without it 0.7 a character")] = None,
+    evaluation: Annotated[list[str] | None, Option(help="file that pairs must not share a beginning with")] = None,
+    dry_run: Annotated[bool, Option(help="only say what it would take")] = False,
 ) -> None:
     """Build preference pairs, then audit them. Without --teacher or --policy, DATA holds pairs already.
 
@@ -74,7 +75,7 @@ def prefer(
     if service is not None and data is None:
         splits = _chosen_by_users(service)
     elif data is not None and service is None:
-        splits = by_split(data, rows, pairs=not (asked or policy))
+        splits = by_split(data, limit, pairs=not (asked or policy))
     else:
         raise UserError("no data", "name a folder or file, or a service with --from-service")
     if dry_run:
@@ -151,7 +152,7 @@ class _Way:
         work = self._rank() if self.ranks else self._ask() if self.teacher else None
         made = {}
         for split, conversations in splits.items():
-            with bar(split) as progress:
+            with progress_bar(split) as progress:
                 made[split] = work(conversations, progress) if work else from_pairs(conversations)
         return made
 

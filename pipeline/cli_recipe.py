@@ -8,29 +8,28 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Check, show and list recipes.", no_args_is_help=True)
+from pipeline.cli_arguments import Overrides, RecipeFile
 
-File = Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped recipe.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...", show_default=False)]
+app = typer.Typer(help="Check, show and list recipes.", no_args_is_help=True)
 
 
 @app.command()
-def check(file: File, overrides: Overrides = None) -> None:
+def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Check a recipe and say all that is wrong with it."""
     from pipeline.recipe import load_recipe
 
-    recipe = load_recipe(file, overrides or [])
-    typer.echo(f"{recipe.file}: no errors. Stages: {', '.join(recipe.stages)}")
+    found = load_recipe(recipe, overrides or [])
+    typer.echo(f"{found.file}: no errors. Stages: {', '.join(found.stages)}")
 
 
 @app.command()
-def show(file: File, overrides: Overrides = None) -> None:
+def show(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Print a recipe with inherited values, overrides and defaults filled in."""
     import yaml
 
     from pipeline.recipe import load_recipe
 
-    resolved = load_recipe(file, overrides or []).resolved()
+    resolved = load_recipe(recipe, overrides or []).resolved()
     yaml.safe_dump(resolved, sys.stdout, allow_unicode=True, sort_keys=False, width=120)
 
 
@@ -46,9 +45,7 @@ def list_() -> None:
 
 @app.command()
 def schema(
-    markdown: Annotated[
-        bool, typer.Option("--markdown", help="The reference page instead of the JSON Schema.")
-    ] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="the reference page instead of the JSON Schema")] = False,
 ) -> None:
     """Print the JSON Schema of recipes, for editors."""
     from pipeline.recipe import recipe_schema

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gonggam.errors import UserError
-from pipeline.cli_chat import Run, Where
+from pipeline.cli_arguments import MemoryOf, Where
 from pipeline.serve.options import ServeOptions
 
 LOCK = "recipe.lock.yaml"
@@ -17,7 +17,7 @@ LOCK = "recipe.lock.yaml"
 def serve(
     where: Where = "runs/demo",
     overrides: Annotated[list[str] | None, typer.Argument(help="serve.key=value ...")] = None,
-    run: Run = None,
+    run: MemoryOf = None,
     host: Annotated[str | None, typer.Option(help="address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="port to listen on; 0: any that is free")] = None,
     workers: Annotated[int | None, typer.Option(help="processes")] = None,

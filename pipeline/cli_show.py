@@ -1,10 +1,8 @@
-"""What the data commands print with: tables, and a bar that moves."""
+"""What the data commands print with."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -26,14 +24,3 @@ def show_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
 def show_pairs(title: str, figures: Mapping[str, Any], names: tuple[str, str] = ("what", "value")) -> None:
     """A table of two columns."""
     show_table(title, [dict(zip(names, pair, strict=True)) for pair in figures.items()])
-
-
-@contextmanager
-def bar(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr where that is a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
-        task = progress.add_task(label, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total or None)

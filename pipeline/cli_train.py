@@ -14,6 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.cli_arguments import Overrides, RecipeFile, RunFolder, Runs
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -23,13 +25,10 @@ if TYPE_CHECKING:
     from pipeline.train.plan_stage import StagePlan
 
 console = Console(soft_wrap=True, highlight=False)
-File = Annotated[str, typer.Argument(help="recipe file, or the name of a shipped recipe")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="section.key=value ...")]
-Runs = Annotated[Path, typer.Option(help="where run folders lie")]
 
 
 def plan(
-    recipe: File,
+    recipe: RecipeFile,
     overrides: Overrides = None,
     gpu: Annotated[list[str] | None, typer.Option(help="a100-80gb, h100, h200, rtx-4090, cpu ...; repeatable")] = None,
     gpus: Annotated[int, typer.Option(min=1, help="how many, each with a whole model (DDP)")] = 1,
@@ -166,7 +165,7 @@ _COLOURS = {"supervised": "black on green3", "context": "default", "padding": "b
 
 
 def preview(
-    recipe: File,
+    recipe: RecipeFile,
     overrides: Overrides = None,
     n: Annotated[int, typer.Option("-n", min=1, help="how many rows")] = 3,
     split: Annotated[str, typer.Option(help="train, validation or test")] = "train",
@@ -205,7 +204,7 @@ def preview(
 
 
 def curves(
-    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    folder: RunFolder,
 ) -> None:
     """Draw the training curves of every finished stage: curves.html and curves.png in its folder."""
     from gonggam.errors import UserError
@@ -224,7 +223,7 @@ def curves(
 
 
 def merge(
-    folder: Annotated[Path, typer.Argument(help="a run folder, e.g. runs/demo")],
+    folder: RunFolder,
     out: Annotated[Path, typer.Option(help="the new folder")],
     stage: Annotated[str | None, typer.Option(help="sft or dpo; by default the last one done")] = None,
     tolerance: Annotated[float | None, typer.Option(help="largest difference of logits, of the largest logit")] = None,
@@ -257,7 +256,7 @@ def merge(
         console.print(f"hub   {merging.push(out, repository, private=options.private)}")
 
 
-def sweep(recipe: File, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+def sweep(recipe: RecipeFile, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
     """Train every candidate of the recipe's sweep section, compare them, and name the winner."""
     from pipeline.recipe import load_recipe, required
     from pipeline.train.sweep import sweep as work

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gonggam.allocator import keep_freed_memory
 from gonggam.errors import UserError
 from gonggam.files import sha256_tree
+from gonggam.progress import progress_bar
 from pipeline.crew import Crew
 from pipeline.model import check_base
 from pipeline.recipe import Recipe, check_stage
@@ -130,22 +130,6 @@ def _stage(recipe: Recipe, run: Run, crew: Crew, name: str, wanted: str, *, anew
 
     crew.on_main(finish)
     return True
-
-
-@contextmanager
-def progress_bar(name: str, *, show: bool) -> Iterator:
-    """A progress bar with the time left; yields ``progress(done, total)``."""
-    columns = (
-        TextColumn(f"{name:8}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not show, transient=True) as bar:
-        task = bar.add_task(name, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def _reset_peak() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from data_prep.answers import Answers, kept, key_of
 from gonggam.errors import UserError
+from gonggam.progress import Progress
 
 if TYPE_CHECKING:
     from data_prep.conversation import Conversation
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
 Messages = list[dict[str, str]]
 Sample = Callable[[Messages, int], list[str]]
-Progress = Callable[[int, int], None]
 Score = Callable[[Sequence[tuple[Messages, str]], Progress | None], list[float]]
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from gonggam.files import read_jsonl
+from gonggam.progress import Progress
 from rag.calibrate import unrelated_level, write_threshold
 from rag.embedders import fit_static, load_embedder
 from rag.knowledge import KnowledgeBase
 from rag.metrics import compare
 from rag.options import MemoryOptions
-
-Progress = Callable[[int, int], None]
 
 
 def run_memory(

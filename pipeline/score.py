@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import evaluate
 from eval.collect import check_options, spread_out
+from gonggam.progress import Progress
 from pipeline.chat.backends import Settings, replies
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.local import TransformersBackend, load_local
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from pipeline.run import Run
     from pipeline.stages import Context
 
-Progress = Callable[[int, int], None]
 _BATCH = 8
 
 
@@ -44,7 +44,7 @@ def run_eval(context: Context) -> dict[str, Any]:
     """
     options, makers = required(context.recipe.eval), pair_makers(context.prepared)
     check_options(options, makers, context.recipe.model.base)
-    items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.items)]
+    items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.limit)]
     perplexities, replies, degenerate, backend = _ask(context, items)
     results = evaluate(
         items,

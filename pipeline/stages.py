@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gonggam.progress import Progress
 from pipeline.recipe import Recipe, required
 from pipeline.run import Run
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
+from gonggam.progress import Progress
 from rag.calibrate import unrelated_level
 from rag.index import ExchangeIndex
 from rag.log import Exchange
@@ -70,7 +71,7 @@ def memory_bench(
     *,
     reranker: Reranker | None = None,
     calibration: Sequence[Sequence[tuple[str, str]]] = (),
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
     """Compare ways to remember.
 

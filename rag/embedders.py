@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from gonggam.errors import UserError
 from gonggam.files import publishing, sha256_tree, write_json
+from gonggam.progress import Progress
 from rag.korean import KiwiSpace, content
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from rag.static import Outside
 
-Progress = Callable[[int, int], None]
 # Fewer texts than this do not tell which direction they all share.
 _ENOUGH_TEXTS = 100
 

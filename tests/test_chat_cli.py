@@ -6,7 +6,6 @@ import io
 import json
 import sys
 
-import pytest
 from chat_standin import ScriptedBackend
 from rich.console import Console
 
@@ -61,15 +60,3 @@ def test_a_backend_that_fails_is_told_and_the_talk_goes_on(monkeypatch):
     shown, _ = talk(monkeypatch, ["면접 떨어졌어", "/help"], backend)
     assert "server down. start it" in shown
     assert "/reset" in shown
-
-
-def test_the_command_is_mounted():
-    pytest.importorskip("pipeline.cli")
-    from typer.testing import CliRunner
-
-    from pipeline import cli
-
-    if not any(command.name == "ask" or command.callback.__name__ == "ask" for command in cli.app.registered_commands):
-        pytest.skip("not mounted yet")
-    found = CliRunner().invoke(cli.app, ["chat", "--help"])
-    assert found.exit_code == 0

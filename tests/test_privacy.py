@@ -8,7 +8,7 @@ import pytest
 from conftest import environment, listening
 
 HERE = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "None", "", socket.gethostname()}
-TALK = "from pipeline.cli import main; main(['ask', '면접 떨어졌어', '--bot', {run!r}])"
+TALK = "from pipeline.cli import main; main(['ask', {run!r}, '면접 떨어졌어'])"
 PAGE = """
 from pathlib import Path
 from pipeline import Counselor

@@ -25,6 +25,7 @@ from transformers import (
 from data_prep.reviewed import read_answers
 from gonggam.errors import UserError
 from gonggam.files import publishing
+from gonggam.progress import Progress
 from pipeline.chat.categories import Labels
 from pipeline.model import hub_errors, source_of
 from pipeline.train.calibrate import calibrated
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
     from pipeline.recipe.sections import ModelOptions
     from pipeline.recipe.training import ClassifyKeys, KeyedSection
 
-Progress = Callable[[int, int], None]
 _BATCH = 64
 
 

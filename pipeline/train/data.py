@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
+from gonggam.progress import Progress
 from pipeline.prompt import encode, with_system
 from pipeline.train.mask import IGNORE, Row, Unwritable, supervise, windows
 
-Progress = Callable[[int, int], None]
 T = TypeVar("T")
 
 

@@ -8,7 +8,7 @@ second model is held. The first margin between policy and reference must therefo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import DPOConfig
 
 from gonggam.errors import UserError
+from gonggam.progress import Progress
 from pipeline.identity import check_identity, identity
 from pipeline.train.attend import use_segments
 from pipeline.train.data import dpo_rows, sft_rows
@@ -30,7 +31,6 @@ from pipeline.train.prefix import PairTrainer, grouped
 from pipeline.train.reference import reference_logprobs
 from pipeline.train.sft import lora, lora_targets, save_policy
 
-Progress = Callable[[int, int], None]
 _MARGIN_TOLERANCE = 1e-4
 
 

@@ -23,10 +23,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from gonggam.errors import UserError
 from gonggam.files import write_json
+from gonggam.progress import Progress
 from pipeline.train.shortage import out_of_memory
 from pipeline.train.trackers import checked, refusals, tensorboard
-
-Progress = Callable[[int, int], None]
 
 
 class Interrupted(SystemExit):

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from gonggam.progress import Progress
 from pipeline.train.mask import IGNORE, Row
 
-Progress = Callable[[int, int], None]
 CHUNK = 1024  # tokens whose softmax is held in float32 at a time
 
 

@@ -5,7 +5,7 @@ The rows come tokenised and labelled from `pipeline.train.mask`; TRL takes ``inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from trl import SFTConfig, SFTTrainer
 
 from gonggam.errors import UserError
 from gonggam.files import publishing
+from gonggam.progress import Progress
 from pipeline.chat.parity import write_parity
 from pipeline.identity import identity, write_identity
 from pipeline.train.attend import use_segments
@@ -30,8 +31,6 @@ from pipeline.train.pack import FlatCollator, best_fit, columns
 
 if TYPE_CHECKING:
     from pipeline.recipe.sections import ModelOptions
-
-Progress = Callable[[int, int], None]
 
 
 class ReplyTrainer(Named, SFTTrainer):

@@ -5,7 +5,7 @@ What it is measured on are bases it never saw, in no style: their rows are held 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from transformers import (
 
 from gonggam.errors import UserError
 from gonggam.files import publishing, write_json
+from gonggam.progress import Progress
 from pipeline.chat.personas import STYLES, style_prompt
 from pipeline.model import hub_errors, source_of
 from pipeline.train.loop import arguments, forget_checkpoints, train
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from pipeline.recipe.sections import ModelOptions
     from pipeline.recipe.training import KeyedSection
 
-Progress = Callable[[int, int], None]
 _BATCH = 16
 
 

@@ -7,7 +7,7 @@ never a turn beside its answer: the language comes from here, the dialogue from 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from transformers import (
 
 from gonggam.errors import UserError
 from gonggam.files import publishing, read_jsonl
+from gonggam.progress import Progress
 from pipeline.prompt import inert
 from pipeline.train.data import conversations
 from pipeline.train.denoise import Denoising
 from pipeline.train.loop import arguments, forget_checkpoints, train
 from pipeline.train.shapes import MARKUP, Markup, build_model, build_tokenizer
 
-Progress = Callable[[int, int], None]
 # The keys of a recipe's ``tiny:`` section that are TrainingArguments; the others give the model's shape.
 TRAINING_KEYS = (
     "num_train_epochs",
