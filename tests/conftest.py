@@ -54,7 +54,7 @@ def launch(recipe, cwd, *arguments, config="cpu", script=("-m", "pipeline"), **m
     """
     command = [sys.executable, "-m", "accelerate.commands.launch"]
     command += ["--config_file", str(ROOT / f"recipes/accelerate/{config}.yaml"), *script, str(recipe)]
-    given = {"cwd": cwd, "env": environment(cwd) | more, "timeout": 300}
+    given = {"cwd": cwd, "env": environment(cwd) | more, "timeout": 900}
     return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, **given)
 
 
