@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from conftest import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -38,6 +39,15 @@ def test_high_risk_is_seen_however_it_is_typed(text):
 )  # fmt: skip
 def test_everyday_talk_is_let_be(text):
     assert safety.assess(text).risk == "none"
+
+
+def test_a_wish_to_be_elsewhere_is_none_to_be_gone():
+    """`wishes.tsv` was written before the classifier learned of places and sleep; it shares no line with that."""
+    lines, learned = read_tsv(ROOT / "tests" / "data" / "wishes.tsv"), set(calm_texts())
+    assert not learned & {text for text, _ in lines}
+    for risk, misses in (("none", 0), ("high", 1)):
+        told = [(text, safety.assess(text).risk == "high") for text, called in lines if called == risk]
+        assert len(wrong := [text for text, high in told if high != (risk == "high")]) <= misses, wrong
 
 
 def test_worry_for_someone_else_is_low_and_gets_its_own_words():
