@@ -30,11 +30,12 @@ from test_reviewed import Telling
 from pipeline.chat.backends import BackendError
 from pipeline.chat.reviewed import CategoryAnswers
 from pipeline.chat.sentiment import Sentiments
+from pipeline.serve.accounts import Limits
 from pipeline.serve.callers import COOKIE
+from pipeline.serve.finish import finish
 from pipeline.serve.native.moods import spans
 from pipeline.serve.store.models import Counsel
 from pipeline.serve.store.records import Felt
-from pipeline.serve.talks import finish
 
 SECRET = "초코파이하늘별"
 SILENT = settings(
@@ -151,13 +152,41 @@ def test_two_replies_one_choice(client, minji):
     assert (taken["reply"], taken["message"]) == (OTHER, "둘 다 들려줘요")
     assert [row["reply"] for row in client.get("/api/memory", headers=minji).json()] == [OTHER]
     assert client.post(f"/api/choices/{offer['id']}", json={"choice": "a"}, headers=minji).status_code == 404
-    # a choice that was never made is gone with the next message
-    offer = client.post(f"/api/rooms/{room}/choices", json={"text": "또 둘 다요"}, headers=minji).json()
-    send(client, minji, room, "그냥 말할게요")
-    assert client.post(f"/api/choices/{offer['id']}", json={"choice": "a"}, headers=minji).status_code == 404
-    # and where words are fixed there is nothing to choose
+    # where words are fixed there is nothing to choose
     offer = client.post(f"/api/rooms/{room}/choices", json={"text": "죽고 싶어"}, headers=minji).json()
     assert (offer["id"], offer["answer"]["dialog"]["source"]) == (None, "safety")
+    assert client.get(f"/api/rooms/{room}/choices", headers=minji).json() == []
+
+
+def test_two_replies_wait_for_their_choice(client, minji):
+    room = start(client, minji)
+    said = send(client, minji, room, "먼저 한 말이에요").json()["dialog"]
+    offer = client.post(f"/api/rooms/{room}/choices", json={"text": f"{SECRET} 둘 다요"}, headers=minji).json()
+    assert offer["message"] == f"{SECRET} 둘 다요"
+    assert client.get(f"/api/rooms/{room}/choices", headers=minji).json() == [offer]
+    (exported,) = client.get("/api/me/export", headers=minji).json()["choices"]
+    assert (exported["room"], exported["a"]["message"], exported["chosen"]) == (room, offer["message"], None)
+    # what was said before them is not the last any more
+    assert client.put(f"/api/dialogs/{said['id']}", json={}, headers=minji).json()["code"] == "not_last"
+    client.post(f"/api/rooms/{room}/end", headers=minji)
+    taken = client.post(f"/api/choices/{offer['id']}", json={"choice": "b"}, headers=minji).json()
+    assert [taken["message"], taken["reply"]] == [offer["message"], offer["b"]]
+    assert client.get(f"/api/rooms/{room}/choices", headers=minji).json() == []
+
+
+@pytest.mark.parametrize("way", ["dialogs", "dialogs/stream", "choices"])
+def test_whoever_talks_on_without_choosing_keeps_the_first_reply(client, minji, way):
+    client.put("/api/me/consents/training", json={"granted": True}, headers=minji)
+    room = start(client, minji)
+    offer = client.post(f"/api/rooms/{room}/choices", json={"text": "둘 다 들려줘요"}, headers=minji).json()
+    client.post(f"/api/rooms/{room}/{way}", json={"text": "그냥 말할게요"}, headers=minji)
+    asked = client.app.state.counselor.backend.asked[-1].messages
+    assert [m["content"] for m in asked[-3:]] == ["둘 다 들려줘요", offer["a"], "그냥 말할게요"]
+    first = client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()[0]
+    assert (first["message"], first["reply"]) == ("둘 다 들려줘요", offer["a"])
+    assert first["exchange"] == client.get("/api/memory", headers=minji).json()[-1]["id"]
+    assert client.post(f"/api/choices/{offer['id']}", json={"choice": "b"}, headers=minji).status_code == 404
+    assert list(client.app.state.store.preferences.pairs()) == []
 
 
 def test_reviewed_answers_are_chosen_from_as_well(tmp_path):
@@ -443,6 +472,7 @@ def abandon(store, room):
 def town(tmp_path_factory):
     """An application with Minji, who has one of everything, and Dana; (client, Minji, Dana, Minji's ids by name)."""
     app = make_app(tmp_path_factory.mktemp("town"), *[GOOD, OTHER] * 200)
+    app.state.accounts.limits = Limits(name=100)  # she logs in anew for every route
     with client_of(app) as client:
         minji, dana = sign_up(client, "minji"), sign_up(client, "dana")
         room = start(client, minji, title=SECRET)

@@ -24,7 +24,7 @@ from pipeline.cli import main
 from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
 from pipeline.serve.store import Database, LostClaim, Store, database, default_url, migrate
-from pipeline.serve.store.models import Base, Dialog, Worker
+from pipeline.serve.store.models import Base, Counsel, Dialog, Worker
 from pipeline.serve.store.records import Draft
 from pipeline.serve.store.workers import Process
 
@@ -279,8 +279,15 @@ def test_what_is_older_than_the_term_goes(store, tmp_path):
     assert [dialog.id for dialog in store.rooms.dialogs(person.id, room.id)] == [new]
     assert store.rooms.get(person.id, empty.id)
     assert holding(tmp_path, SECRET) == []
+    claim = store.claims.enter(person.id, empty.id).claim
+    store.preferences.offer(empty.id, claim, draft(SECRET), draft(SECRET, "나"))
+    with store.database.writing() as session:
+        session.execute(update(Counsel).where(Counsel.id == empty.id).values(created_at=past))
+    assert store.upkeep.expire(30) == 0
+    assert len(store.preferences.pending_in(person.id, empty.id)) == 1  # a choice that is still to be made
     assert store.upkeep.expire(0) == 1
     assert store.rooms.of(person.id) == []
+    assert holding(tmp_path, SECRET) == []
 
 
 def test_tries_are_counted_together_and_refused(store):

@@ -8,26 +8,22 @@ request that its worker died, and what that worker may have left in the memory i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
-
-import anyio
 
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.reply import Note, Reply
 from pipeline.chat.session import Turned
 from pipeline.chat.turn import Ask, clean
 from pipeline.serve.erasure import Erasure, Member
+from pipeline.serve.finish import finish
 from pipeline.serve.queue import ReplyQueue
 from pipeline.serve.refused import Refused
 from pipeline.serve.store import LostClaim, Store
 from pipeline.serve.store.claims import LEASE, Entered, Past
 from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,12 +74,15 @@ class Talks:
     ) -> AsyncGenerator[str | Answered, None]:
         """Yield the pieces of the reply to a message, and last what was committed.
 
+        Two replies of which none was chosen are settled first: the message is kept with the first of them.
+
         Raises:
             Refused: not_found, room_ended, room_busy, no_character or no_sentiment.
             ApiError: too many are waiting.
             UserError: the model fails; nothing was kept.
         """
         async with self._holding(member, room, said=True) as held:
+            await self._settle(held)
             ask = self._ask(held, text, held.said, character, sentiment=sentiment)
             async for item in self._answer(held, ask):
                 yield item
@@ -99,7 +98,7 @@ class Talks:
         old = await self._dialog(member, dialog)
         async with self._holding(member, old.room, said=True) as held:
             dialogs = held.said
-            if not dialogs or dialogs[-1].id != dialog:
+            if held.entered.undecided or not dialogs or dialogs[-1].id != dialog:
                 raise Refused("not_last")
             *history, last = dialogs
             said = last.message if text is None else text
@@ -117,6 +116,7 @@ class Talks:
     ) -> Pair | Answered:
         """Two replies to choose from; where words are fixed or both say the same, one, committed as by `send`."""
         async with self._holding(member, room, said=True) as held:
+            await self._settle(held)
             asks = [self._ask(held, text, held.said, adapter=adapter, sentiment=sentiment) for adapter in adapters]
             first = await self.queue.reply(asks[0], member.owner)
             if first.source in ("safety", "notice"):
@@ -128,12 +128,12 @@ class Talks:
             return await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
 
     async def choose(self, member: Member, pair: str, choice: Choice) -> Exchanged:
-        """Take one of two replies into the room."""
+        """Take one of two replies into the room, also into one that was ended meanwhile."""
         found = await asyncio.to_thread(self.store.preferences.pending, member.person.id, pair)
         if found is None:
             raise Refused("not_found")
         room, offered = found
-        async with self._holding(member, room) as held:
+        async with self._holding(member, room, closed=True) as held:
             if await asyncio.to_thread(self.store.preferences.pending, member.person.id, pair) is None:
                 raise Refused("not_found")
             return await finish(partial(self._take, held, offered, choice))
@@ -200,14 +200,26 @@ class Talks:
             return self.store.rooms.write(held.room, held.claim, draft, replaces=old, ends=reply.ended)
 
         dialog = self._keep(held, reply, Draft.of(ask.text, reply), write)
+        held.ended = True
         return Answered(dialog, reply.introduction, reply.recalled, reply.ended)
 
     def _take(self, held: _Held, offered: Pair, choice: Choice) -> Exchanged:
         """Remember and write the reply that was chosen."""
         draft = offered.a if choice == "a" else offered.b
-        reply = Reply(text=draft.reply, source=draft.source, risk=draft.risk, memorable=True)
         choose = self.store.preferences.choose
-        return self._keep(held, reply, draft, partial(choose, held.room, held.claim, offered.id, choice))
+        taken = self._keep(held, _said(draft), draft, partial(choose, held.room, held.claim, offered.id, choice))
+        held.ended = True
+        return taken
+
+    async def _settle(self, held: _Held) -> None:
+        """Keep the message of a pair that nobody chose from, with the first reply; no preference comes of it."""
+        if not held.entered.undecided:
+            return
+        settle = self.store.preferences.settle
+        pairs = await asyncio.to_thread(self.store.preferences.pending_in, held.member.person.id, held.room)
+        for pair in pairs:
+            write = partial(settle, held.room, held.claim, pair.id)
+            held.said.append(Past.of(await finish(partial(self._keep, held, _said(pair.a), pair.a, write))))
 
     def _keep(self, held: _Held, reply: Reply, draft: Draft, write: Callable[[Draft], Exchanged]) -> Exchanged:
         """Remember an exchange and write it; if it cannot be written it is not remembered either."""
@@ -221,7 +233,6 @@ class Talks:
             if isinstance(error, LostClaim):
                 raise Refused("not_found") from error
             raise
-        held.ended = True
         return written
 
     def _read(self, user: str, dialog: str) -> Exchanged:
@@ -275,19 +286,6 @@ class Talks:
                 await asyncio.to_thread(self.store.claims.renew, room, claim)
 
 
-async def finish(work: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
-    """Run ``work`` in a thread to its end, also if the request is given up meanwhile; then ``undo`` what it made."""
-    running: asyncio.Future[Any] = asyncio.ensure_future(asyncio.to_thread(work))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        if undo:
-            running = asyncio.ensure_future(_undone(running, undo))
-        # The scope around a stream cancels at every await anew, and would cancel `running` if that were awaited.
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([running])
-        raise
-
-
-async def _undone(running: Awaitable[T], undo: Callable[[T], None]) -> None:
-    await asyncio.to_thread(undo, await running)
+def _said(draft: Draft) -> Reply:
+    """A reply that was offered, as one to be remembered."""
+    return Reply(text=draft.reply, source=draft.source, risk=draft.risk, memorable=True)

@@ -18,7 +18,7 @@ from pipeline.serve.native.access import OWN, Id, Me, TheStore, TheTalks, Who, r
 from pipeline.serve.native.memory import Remembered
 from pipeline.serve.native.rooms import CharacterName, found
 from pipeline.serve.refused import Refused
-from pipeline.serve.store.records import Choice, Exchanged
+from pipeline.serve.store.records import Choice, Exchanged, Pair
 from pipeline.serve.talks import Answered
 
 router = APIRouter(tags=["dialogues"])
@@ -80,10 +80,16 @@ class Answer(BaseModel):
 class Two(BaseModel):
     """Two replies to choose from, or the one reply there is."""
 
+    message: str = Field(description="what they answer to")
     id: str | None = Field(None, description="for POST /api/choices/{id}; null: there was nothing to choose")
     a: str
     b: str | None = None
     answer: Answer | None = Field(None, description="the reply, where there was nothing to choose")
+
+    @classmethod
+    def of(cls, pair: Pair) -> Two:
+        """What of a pair the user is to see."""
+        return cls(message=pair.a.message, id=pair.id, a=pair.a.reply, b=pair.b.reply)
 
 
 class AskTwo(BaseModel):
@@ -171,16 +177,26 @@ def recalled(dialog: Id, who: Who, store: TheStore, talks: TheTalks) -> list[Rem
 
 @router.post("/rooms/{room}/choices", status_code=201, responses=SAYING, response_model=Two)
 async def offer(room: Id, message: AskTwo, who: Who, talks: TheTalks, request: Request) -> Two | Response:
-    """Say something and get two replies; the exchange is kept once one was chosen."""
+    """Say something and get two replies to choose from.
+
+    The pair waits until one is chosen. Whoever says something else meanwhile keeps the first, and no preference.
+    """
     made = await while_read(request, talks.offer(who, room, message.text, message.sentiment))
     if made is None:
         return Response(status_code=499)
     if isinstance(made, Answered):
-        return Two(a=made.dialog.reply, answer=_answer(made))
-    return Two(id=made.id, a=made.a.reply, b=made.b.reply)
+        return Two(message=made.dialog.message, a=made.dialog.reply, answer=_answer(made))
+    return Two.of(made)
 
 
-@router.post("/choices/{pair}", responses=OWN | refusals("room_ended", "room_busy"))
+@router.get("/rooms/{room}/choices", responses=OWN)
+def pending(room: Id, who: Me, store: TheStore) -> list[Two]:
+    """Two replies of which none was chosen yet, as they were offered; nothing if there is no choice to be made."""
+    found(store, who.id, room)
+    return [Two.of(pair) for pair in store.preferences.pending_in(who.id, room)]
+
+
+@router.post("/choices/{pair}", responses=OWN | refusals("room_busy"))
 async def choose(pair: Id, chosen: Chosen, who: Who, talks: TheTalks) -> Exchanged:
     """Take one of two replies into the room."""
     return await talks.choose(who, pair, chosen.choice)

@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, or_, select, update
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
 from pipeline.cipher import Cipher
 from pipeline.serve.store.database import Database
-from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, now, table
+from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Preference, now, table
+from pipeline.serve.store.records import Exchanged
 from pipeline.serve.store.workers import Workers
 
 LEASE = timedelta(seconds=30)
@@ -44,6 +45,11 @@ class Past:
     emotion: Emotion | None
     exchange: str | None
 
+    @classmethod
+    def of(cls, kept: Exchanged) -> Past:
+        """An exchange that was just written."""
+        return cls(kept.id, kept.message, kept.reply, kept.risk, kept.character, kept.emotion, kept.exchange)
+
 
 @dataclass(frozen=True)
 class Entered:
@@ -55,6 +61,7 @@ class Entered:
         closed: it takes no new messages.
         claim: name of the claim; None: closed or another request is in it.
         abandoned: an earlier claim was taken over, so that what its request did to the memory must be put right.
+        undecided: two replies were offered in it, of which none was chosen.
         said: the exchanges, oldest first, where they were asked for.
     """
 
@@ -63,6 +70,7 @@ class Entered:
     closed: bool
     claim: str | None = None
     abandoned: bool = False
+    undecided: bool = False
     said: list[Past] = field(default_factory=list)
 
 
@@ -98,12 +106,12 @@ class Claims:
                 return found
             rows = connection.execute(_TOLD, {"room": room}).all() if said else []
         opened = [_past(row, self._db.cipher) for row in rows]
-        return Entered(room, found.character, found.closed, name, row.claim is not None, opened)
+        return Entered(room, found.character, found.closed, name, row.claim is not None, bool(row.undecided), opened)
 
     def renew(self, room: str, claim: str, lease: timedelta = LEASE) -> bool:
         """Hold a claim for longer; False if it is lost."""
         with self._db.acting(lasting=False) as connection:
-            return bool(connection.execute(_RENEW, {"room": room, "held": claim, "until": now() + lease}).rowcount)
+            return holds(connection, room, claim, lease)
 
     def release(self, room: str, claim: str) -> None:
         """Let others have the room."""
@@ -119,6 +127,11 @@ class Claims:
 
     def _free(self, claim: str | None, until: datetime | None) -> bool:
         return claim is None or until is None or until <= now() or self._workers.gone(claim[:_NAME])
+
+
+def holds(connection: Connection, room: str, claim: str, lease: timedelta = LEASE) -> bool:
+    """Whether a claim is held; from then on it holds for ``lease``."""
+    return bool(connection.execute(_RENEW, {"room": room, "held": claim, "until": now() + lease}).rowcount)
 
 
 def finish_claim(connection: Connection, room: str, claim: str, *, ends: bool = False) -> None:
@@ -152,8 +165,10 @@ _FREED = {"claim": None, "claim_until": None}
 _TAKEN: dict[str, Any] = {"claim": bindparam("name"), "claim_until": bindparam("until")}
 _HERE = _ROOM.c.id == bindparam("room")
 _MINE = _ROOM.c.claim == bindparam("held")
+_OFFERED = table(Preference)
+_UNDECIDED = exists().where(_OFFERED.c.counsel_id == _ROOM.c.id, _OFFERED.c.chosen.is_(None)).label("undecided")
 _DOOR = (
-    select(_ROOM.c.claim, _ROOM.c.claim_until, _ROOM.c.ended_at, table(Character).c.name)
+    select(_ROOM.c.claim, _ROOM.c.claim_until, _ROOM.c.ended_at, table(Character).c.name, _UNDECIDED)
     .join(table(Character))
     .where(_HERE, _ROOM.c.user_id == bindparam("user"))
 )

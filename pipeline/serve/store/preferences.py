@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Select, delete, select
 
-from pipeline.serve.store.claims import finish_claim
+from pipeline.serve.store.claims import LostClaim, finish_claim, holds
 from pipeline.serve.store.database import Database
 from pipeline.serve.store.models import Consent, Counsel, Dialog, Preference, now
 from pipeline.serve.store.records import Choice, Draft, Exchanged, Pair, Preferred
@@ -39,13 +39,16 @@ class Preferences:
 
     def pending(self, user: str, pair: str) -> tuple[str, Pair] | None:
         """(room, pair) of a choice that is still to be made."""
-        wanted = select(Preference).join(Counsel).where(Counsel.user_id == user, Preference.id == pair)
         with self._db.reading() as session:
-            row = session.scalar(wanted.where(Preference.chosen.is_(None)))
-        if row is None:
-            return None
-        a, b = (Draft.model_validate_json(self._db.cipher.open(sealed)) for sealed in (row.a, row.b))
-        return row.counsel_id, Pair(id=row.id, a=a, b=b, created_at=row.created_at)
+            row = session.scalar(_undecided(user).where(Preference.id == pair))
+        return (row.counsel_id, self._pair(row)) if row else None
+
+    def pending_in(self, user: str, room: str) -> list[Pair]:
+        """Every pair of a room that is still to be chosen from, the oldest first."""
+        oldest = Preference.created_at, Preference.id
+        with self._db.reading() as session:
+            rows = session.scalars(_undecided(user).where(Counsel.id == room).order_by(*oldest)).all()
+        return [self._pair(row) for row in rows]
 
     def choose(self, room: str, claim: str, pair: str, choice: Choice, draft: Draft) -> Exchanged:
         """Make the chosen reply an exchange of the room.
@@ -61,6 +64,18 @@ class Preferences:
             written = put(session.connection(), self._db.cipher, room, draft)
             row.dialog_id = written.id
         return written
+
+    def settle(self, room: str, claim: str, pair: str, draft: Draft) -> Exchanged:
+        """Make a reply an exchange of the room without a choice, so that no preference comes of it; the claim stays.
+
+        Raises:
+            LostClaim: the claim is not held any more.
+        """
+        with self._db.writing() as session:
+            if not holds(session.connection(), room, claim):
+                raise LostClaim(room)
+            session.execute(delete(Preference).where(Preference.id == pair))
+            return put(session.connection(), self._db.cipher, room, draft)
 
     def of(self, user: str) -> list[dict[str, Any]]:
         """Every pair that was offered to a user and is still there, as plain JSON values."""
@@ -99,13 +114,20 @@ class Preferences:
                 if found := self._preferred(row, [text for pair in before for text in pair]):
                     yield found
 
+    def _pair(self, row: Preference) -> Pair:
+        a, b = (Draft.model_validate_json(self._db.cipher.open(sealed)) for sealed in (row.a, row.b))
+        return Pair(id=row.id, a=a, b=b, created_at=row.created_at)
+
     def _preferred(self, row: Preference, before: list[str]) -> Preferred | None:
         """The pair; None where neither reply is the model's, so that there is nothing for it to learn."""
-        unseal = self._db.cipher.open
-        a, b = (Draft.model_validate_json(unseal(sealed)) for sealed in (row.a, row.b))
-        if "model" not in (a.source, b.source):
+        pair = self._pair(row)
+        if "model" not in (pair.a.source, pair.b.source):
             return None
-        chosen, rejected = (a, b) if row.chosen == "a" else (b, a)
-        said = [*map(unseal, before), a.message]
+        chosen, rejected = (pair.a, pair.b) if row.chosen == "a" else (pair.b, pair.a)
+        said = [*map(self._db.cipher.open, before), pair.a.message]
         messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(said)]
         return Preferred(messages=messages, chosen=chosen.reply, rejected=rejected.reply)
+
+
+def _undecided(user: str) -> Select[Preference]:
+    return select(Preference).join(Counsel).where(Counsel.user_id == user, Preference.chosen.is_(None))

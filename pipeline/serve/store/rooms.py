@@ -12,7 +12,7 @@ from pipeline.chat.reply import Emotion
 from pipeline.cipher import Cipher
 from pipeline.serve.store.claims import finish_claim
 from pipeline.serve.store.database import Database, affected
-from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, Preference, new_id, now, table
+from pipeline.serve.store.models import Character, Counsel, Dialog, EmotionLog, Feedback, new_id, now, table
 from pipeline.serve.store.records import Draft, Exchanged, Manner, Room
 
 
@@ -205,7 +205,6 @@ def put(connection: Connection, cipher: Cipher, room: str, draft: Draft, replace
     if draft.emotion:
         felt = {"dialog_id": own["id"], "label": draft.emotion.label, "score": draft.emotion.score}
         connection.execute(_FEEL, felt)
-    connection.execute(_NOT_CHOSEN, {"room": room})
     return Exchanged.model_construct(**draft.__dict__, **own, room=room, rating=None, comment=None)
 
 
@@ -222,10 +221,9 @@ def character_id(session: Session, name: str) -> int:
 
 
 # The statements of every message, built once.
-_DIALOG, _CHOICE = table(Dialog), table(Preference)
+_DIALOG = table(Dialog)
 _AS_DRAFTED = ("source", "risk", "exchange", "reasons", "recalled", "prompt_tokens", "completion_tokens", "seconds")
 _INSERT, _FEEL = _DIALOG.insert(), table(EmotionLog).insert()
-_NOT_CHOSEN = delete(_CHOICE).where(_CHOICE.c.counsel_id == bindparam("room"), _CHOICE.c.chosen.is_(None))
 
 
 _LAST = select(func.max(_DIALOG.c.position)).where(_DIALOG.c.counsel_id == bindparam("room"))

@@ -80,8 +80,11 @@ class Upkeep:
         with self._db.writing() as session:
             gone = affected(session, delete(Dialog).where(Dialog.created_at < oldest))
             session.execute(delete(Preference).where(Preference.created_at < oldest))
-            empty = ~exists().where(Dialog.counsel_id == Counsel.id)
-            session.execute(delete(Counsel).where(Counsel.created_at < oldest, Counsel.claim.is_(None), empty))
+            empty = (
+                ~exists().where(Dialog.counsel_id == Counsel.id),
+                ~exists().where(Preference.counsel_id == Counsel.id),
+            )
+            session.execute(delete(Counsel).where(Counsel.created_at < oldest, Counsel.claim.is_(None), *empty))
             session.execute(delete(Token).where(Token.expires_at <= now()))
             session.execute(delete(Attempt).where(Attempt.created_at < now() - timedelta(days=1)))
         self.scrub()

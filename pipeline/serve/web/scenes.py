@@ -10,6 +10,7 @@ from starlette.datastructures import State
 
 from pipeline.chat.personas import DEFAULT, persona, personas
 from pipeline.serve.erasure import Member
+from pipeline.serve.native.dialogs import Two
 from pipeline.serve.refused import Refused
 from pipeline.serve.store.models import now
 from pipeline.serve.store.records import Room
@@ -112,15 +113,17 @@ class Scenes:
 
     def _talk(self, who: Member, room: Room | None) -> dict[str, Any]:
         if room is None:
-            return {"room": None, "title": None, "ended": False, "more": False, "dialogs": []}
+            return {"room": None, "title": None, "ended": False, "more": False, "dialogs": [], "pending": []}
         newest = self._state.store.rooms.dialogs(who.person.id, room.id, limit=SHOWN + 1)
         dialogs = newest[-SHOWN:]
+        pending = self._state.store.preferences.pending_in(who.person.id, room.id)
         return {
             "room": room.id,
             "title": room.title,
             "more": len(newest) > SHOWN,
             "ended": room.ended_at is not None,
             "dialogs": [dialog.model_dump(mode="json") for dialog in dialogs],
+            "pending": [Two.of(pair).model_dump() for pair in pending],
         }
 
 
