@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from serve_standin import serving
 from store_standin import GOOD, OTHER, PASSWORD, holding, make_app
-from web_standin import CHROMIUM, WaitingBackend, visiting
+from web_standin import WaitingBackend, chromium, visiting
 
 from pipeline.serve.callers import COOKIE
 from pipeline.serve.store.records import Draft
@@ -29,13 +29,8 @@ def service(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}")
-    sync_api = pytest.importorskip("playwright.sync_api")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+    with chromium() as opened:
+        yield opened
 
 
 def dialogs(app, name):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
+import pytest
 from chat_standin import ScriptedBackend, ScriptedStream
 from store_standin import GOOD, OTHER, PASSWORD
 
@@ -87,6 +89,18 @@ class Visitor:
 
     def tab(self, name):
         self.page.get_by_role("tab", name=name, exact=True).click()
+
+
+@contextmanager
+def chromium():
+    """A browser; skips where there is none."""
+    if not Path(CHROMIUM).exists():
+        pytest.skip(f"no browser at {CHROMIUM}")
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager

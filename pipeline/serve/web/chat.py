@@ -86,7 +86,7 @@ def build(state: State) -> gr.Blocks:
                 rooms = _part("rooms", t)
             with gr.Column(elem_id="middle", min_width=320), gr.Tabs():
                 with gr.Tab(t["talk"]):
-                    talk = _part("talk", words()["talk"], crisis=words()["crisis"], lines=data("help_lines"))
+                    talk = _talk(state)
                 with gr.Tab(t["manner"]):
                     manner = gr.Radio(list(scenes.manners), label=t["manner_for"])
                     preview = gr.HTML(js_on_load=None, apply_default_css=False)
@@ -108,6 +108,13 @@ def build(state: State) -> gr.Blocks:
         on(notes.forgot, scenes.forget, [notes], [notes])
         on(notes.more, scenes.more_notes, [notes], [notes])
     return blocks
+
+
+def _talk(state: State) -> gr.HTML:
+    known = state.counselor.sentiments
+    sentiments = list(known.values) if known else []
+    crisis = words()["crisis"]
+    return _part("talk", words()["talk"], crisis=crisis, lines=data("help_lines"), sentiments=sentiments)
 
 
 def _part(name: str, texts: dict[str, str], **props: Any) -> gr.HTML:

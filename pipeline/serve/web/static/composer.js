@@ -3,15 +3,18 @@
 
 import { button, el } from "./dom.js";
 
-export function composer(words, { send, stop }) {
+// `sentiments`: what a reply can be told to answer to, where the model knows any.
+export function composer(words, sentiments, { send, stop }) {
   const fingers = window.matchMedia("(pointer: coarse)").matches;
   const text = el("textarea", { id: "message", rows: 2, maxlength: 20000, placeholder: words.write, "aria-describedby": fingers ? null : "message-hint" });
   const two = el("input", { type: "checkbox" });
+  const feeling = el("select", {}, ...[["", words.sentiment_auto], ...sentiments.map((name) => [name, name])].map(([value, name]) => el("option", { value }, name)));
   const go = el("button", { class: "go" }, words.send);
   const halt = button(words.stop, stop, { class: "halt", hidden: true });
   const form = el("form", { class: "composer", onsubmit: submit },
     el("label", { for: "message", class: "unseen" }, words.write), text,
-    el("div", { class: "row" }, el("label", { class: "tick" }, two, words.two), halt, go),
+    el("div", { class: "row" }, el("label", { class: "tick" }, two, words.two),
+      sentiments.length ? el("label", { class: "tick" }, words.sentiment, feeling) : null, halt, go),
     fingers ? null : el("p", { id: "message-hint", class: "hint" }, words.hint));
   let working = false;
 
@@ -31,6 +34,8 @@ export function composer(words, { send, stop }) {
   return {
     element: form,
     focus: () => text.focus(),
+    text: () => text.value,
+    sentiment: () => feeling.value || null,
     clear: () => (text.value = ""),
     restore: (lost) => (text.value ||= lost),
     unless: (known) => text.value === known && (text.value = ""),

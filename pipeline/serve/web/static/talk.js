@@ -3,71 +3,98 @@
 import { closing } from "./closing.js";
 import { composer } from "./composer.js";
 import { button, el } from "./dom.js";
+import { newest } from "./newest.js";
 import { bubble, turn } from "./turns.js";
+import { two } from "./two.js";
 import { json, stream } from "./wire.js";
 
 const PAGE = 50; // exchanges that are fetched at once
 const NEWEST = 200; // as many as the API gives at once
-const NEAR = 240; // pixels from the end within which one is reading the newest
+const NOTHING = { room: null, title: null, ended: false, more: false, dialogs: [], pending: [] };
 
 export function start({ element, props, watch, trigger }) {
-  const { words, crisis, lines } = props;
+  const { words, crisis, lines, sentiments } = props;
   const list = el("ol", { class: "turns", "aria-label": words.log });
   const status = el("p", { class: "unseen", role: "status" });
   const alarm = el("p", { class: "alarm", role: "alert", hidden: true });
   const note = el("p", { class: "note" });
   const before = button(words.older, older, { class: "older" });
   const foot = closing(words, { rename, end: endRoom, drop: deleteRoom });
-  const form = composer(words, { send, stop: () => running?.abort() });
-  let room = null, title = null, ended = false, more = false, dialogs = [], running = null;
-  element.replaceChildren(el("div", { class: "talk" }, before, list, note, alarm, status, form.element, foot.element));
+  const form = composer(words, sentiments, { send, stop: () => running?.abort() });
+  const talk = el("div", { class: "talk" }, before, list, note, alarm, status, form.element, foot.element);
+  const toEnd = newest(talk);
+  const drafts = new Map(); // what was written in other rooms and not sent
+  let { room, title, ended, more, dialogs, pending } = NOTHING;
+  let running = null, rewritten = null;
+  element.replaceChildren(talk);
   const does = { again: (dialog) => answerAnew(dialog, null), edit: answerAnew, drop: dropOne, fail };
-  const drawn = (dialog) => turn(dialog, { words, crisis, lines, last: dialog === dialogs.at(-1), ended, does });
+
+  function drawn(dialog) {
+    const last = dialog === dialogs.at(-1) && !pending.length;
+    return turn(dialog, { words, crisis, lines, last, ended, does, rewritten: rewritten?.of === dialog.id ? rewritten.text : null });
+  }
 
   function show(focus = false) {
-    list.replaceChildren(...dialogs.map(drawn));
+    list.replaceChildren(...dialogs.map(drawn), ...pending.map((pair) => two(pair, words, { take: choose, ended })));
     before.hidden = !more;
-    note.textContent = room === null ? words.nothing : ended ? words.ended : dialogs.length ? "" : words.welcome;
+    note.textContent = room === null ? words.nothing : ended ? words.ended : list.firstChild ? "" : words.welcome;
     note.hidden = !note.textContent || !props.value;
     form.element.hidden = room === null || ended;
     foot.show(room, title, ended);
     if (focus) form.focus();
-    toEnd();
   }
 
   function load() {
     running?.abort();
-    ({ room, title, ended, more, dialogs } = { room: null, title: null, ended: false, more: false, dialogs: [], ...props.value });
+    running = rewritten = null;
+    drafts.set(room, form.text());
+    ({ room, title, ended, more, dialogs, pending } = { ...NOTHING, ...props.value });
     alarm.hidden = true;
+    form.busy(false);
     form.clear();
+    form.restore(drafts.get(room) ?? "");
+    form.unless((pending.at(-1) ?? dialogs.at(-1))?.message); // it was kept after all
     show();
-    document.fonts.ready.then(toEnd); // with its own font the page is longer
+    toEnd();
   }
 
-  // Runs one request at a time; whatever happens, the form is free again afterwards.
-  async function run(work) {
+  // Runs one request at a time; whatever happens, the form is free again afterwards. Another room ends it.
+  async function run(work, stopped = words.stopped) {
     const mine = (running = new AbortController());
-    const here = room;
     form.busy(true);
     alarm.hidden = true;
+    rewritten = null;
     status.textContent = words.thinking;
     try {
       const told = await work(mine.signal);
-      if (here === room && told) status.textContent = `${words.replied}: ${told}`;
+      if (running === mine) status.textContent = told ? `${words.replied}: ${told}` : "";
     } catch (error) {
-      if (here === room) await recover(error, mine.signal.aborted);
+      if (running === mine) await recover(error, mine.signal.aborted && stopped);
     } finally {
-      if (running === mine) running = null;
-      if (here === room) form.busy(false);
+      if (running === mine) {
+        running = null;
+        form.busy(false);
+      }
     }
   }
 
   async function recover(error, stopped) {
-    const newest = await json("GET", `/api/rooms/${room}/dialogs?limit=${NEWEST}`).catch(() => dialogs);
-    dialogs = [...dialogs.filter((one) => one.position < newest[0]?.position), ...newest];
+    await refresh().catch(() => {}); // of what failed is told here
     show();
-    status.textContent = stopped ? words.stopped : "";
+    status.textContent = stopped || "";
     if (!stopped) fail(error, words.failed);
+  }
+
+  // What the service holds of this room: the newest of it, whatever was done on another device.
+  async function refresh() {
+    const here = room;
+    const [said, pairs] = await Promise.all([
+      json("GET", `/api/rooms/${here}/dialogs?limit=${NEWEST}`),
+      json("GET", `/api/rooms/${here}/choices`),
+    ]);
+    if (here !== room) return;
+    dialogs = [...dialogs.filter((one) => one.position < said[0]?.position), ...said];
+    pending = pairs;
   }
 
   function fail(error, otherwise = words.undone) {
@@ -95,42 +122,76 @@ export function start({ element, props, watch, trigger }) {
     }
   }
 
-  async function send(text, two) {
-    const known = dialogs.at(-1)?.id;
+  async function send(text, wantsTwo) {
+    const here = room, known = (pending.at(-1) ?? dialogs.at(-1))?.id;
     await run(async (signal) => {
       form.clear();
       try {
-        return await (two ? offer(text, signal) : say("POST", `/api/rooms/${room}/dialogs/stream`, { text }, text, signal));
+        return await (wantsTwo ? offer(text, signal) : say("POST", `/api/rooms/${room}/dialogs/stream`, { text }, text, signal));
       } catch (error) {
-        form.restore(text);
+        if (here === room) form.restore(text);
+        else drafts.set(here, text);
         throw error;
       }
     });
-    if (dialogs.at(-1)?.id !== known && dialogs.at(-1)?.message === text) form.unless(text);
+    const last = pending.at(-1) ?? dialogs.at(-1);
+    if (last?.id !== known && last?.message === text) form.unless(text);
   }
 
   async function answerAnew(dialog, text) {
     if (running || text === "") return;
     dialogs = dialogs.filter((one) => one !== dialog);
     show();
-    await run((signal) => say("PUT", `/api/dialogs/${dialog.id}/stream`, { text }, text ?? dialog.message, signal));
+    await run(async (signal) => {
+      try {
+        return await say("PUT", `/api/dialogs/${dialog.id}/stream`, { text }, text ?? dialog.message, signal);
+      } catch (error) {
+        if (text !== null) rewritten = { of: dialog.id, text };
+        throw error;
+      }
+    }, text === null ? words.stopped_again : words.stopped);
+  }
+
+  // Shows what is being answered. A pair that was not chosen from is left with its first reply, as on the server.
+  function begin(text) {
+    const reply = bubble("it", words, "", { "aria-busy": "true" });
+    const left = pending.map((pair) => two(pair, words, {}));
+    list.replaceChildren(...dialogs.map(drawn), ...left, el("li", { class: "turn" }, bubble("you", words, text), reply));
+    note.hidden = true;
+    toEnd();
+    return reply.querySelector("p");
   }
 
   async function say(method, path, body, text, signal) {
-    const reply = bubble("it", words, "", { "aria-busy": "true" });
-    const growing = reply.querySelector("p");
-    list.append(el("li", { class: "turn" }, bubble("you", words, text), reply));
-    note.hidden = true;
-    toEnd();
-    const answer = await stream(method, path, body, signal, (piece) => {
-      growing.append(piece);
-      follow();
-    });
-    return kept(answer);
+    const growing = begin(text);
+    const whole = { ...body, sentiment: form.sentiment() };
+    return kept(await stream(method, path, whole, signal, (piece) => growing.append(piece)), signal);
   }
 
-  function kept(answer) {
-    dialogs.push(answer.dialog);
+  async function offer(text, signal) {
+    begin(text);
+    const made = await json("POST", `/api/rooms/${room}/choices`, { text, sentiment: form.sentiment() }, signal);
+    if (made.answer) return kept(made.answer, signal);
+    await refresh();
+    if (signal.aborted) return null;
+    show();
+    list.querySelector(".two h2")?.focus({ preventScroll: true });
+    return null;
+  }
+
+  async function choose(pair, name) {
+    if (running) return;
+    await run(async (signal) => {
+      const dialog = await json("POST", `/api/choices/${pair.id}`, { choice: name }, signal);
+      pending = pending.filter((one) => one !== pair);
+      return kept({ dialog, ended: false }, signal);
+    }, words.undone);
+  }
+
+  async function kept(answer, signal) {
+    if (pending.length) await refresh();
+    else dialogs.push(answer.dialog);
+    if (signal.aborted) return null;
     ended ||= answer.ended;
     show(true);
     if (answer.introduction) list.firstChild.before(el("li", { class: "note" }, answer.introduction));
@@ -138,83 +199,47 @@ export function start({ element, props, watch, trigger }) {
     return answer.dialog.reply;
   }
 
-  async function offer(text, signal) {
-    const waiting = bubble("it", words, "", { "aria-busy": "true" });
-    list.append(el("li", { class: "turn" }, bubble("you", words, text), waiting));
-    note.hidden = true;
-    toEnd();
-    const two = await json("POST", `/api/rooms/${room}/choices`, { text }, signal);
-    if (two.answer) return kept(two.answer);
-    waiting.remove();
-    const question = el("h2", { tabindex: -1 }, words.choose);
-    list.append(el("li", { class: "two" }, question, ...["a", "b"].map((name) => option(two, name))));
-    toEnd();
-    question.focus();
-    return null;
-  }
-
-  function option(two, name) {
-    const label = name === "a" ? words.first : words.second;
-    const take = button(words.take, () => run(() => choose(two, name)), { "aria-label": `${label}: ${words.take}` });
-    return el("section", { "aria-label": label }, el("h3", {}, label), el("p", {}, two[name]), take);
-  }
-
-  async function choose(two, name) {
-    return kept({ dialog: await json("POST", `/api/choices/${two.id}`, { choice: name }), ended: false });
-  }
-
-  async function dropOne(dialog) {
+  // Does something about this room; in another one nothing is shown of it.
+  async function act(method, path, body, then) {
+    const here = room;
     try {
-      await json("DELETE", `/api/dialogs/${dialog.id}`);
-      dialogs = dialogs.filter((one) => one !== dialog);
-      show(true);
-      trigger("said", { room });
-    } catch (error) {
-      fail(error);
-    }
-  }
-
-  async function rename(wanted) {
-    try {
-      ({ title } = await json("PATCH", `/api/rooms/${room}`, { title: wanted }));
-      foot.show(room, title, ended);
-      status.textContent = words.renamed;
-      trigger("said", { room });
+      const told = await json(method, path, body);
+      if (here !== room) return false;
+      then(told);
       return true;
     } catch (error) {
-      fail(error);
+      if (here === room) fail(error);
       return false;
     }
   }
 
-  async function endRoom() {
-    try {
-      await json("POST", `/api/rooms/${room}/end`);
+  function dropOne(dialog) {
+    return act("DELETE", `/api/dialogs/${dialog.id}`, undefined, () => {
+      dialogs = dialogs.filter((one) => one !== dialog);
+      show(true);
+      trigger("said", { room });
+    });
+  }
+
+  function rename(wanted) {
+    return act("PATCH", `/api/rooms/${room}`, { title: wanted }, (changed) => {
+      title = changed.title;
+      foot.show(room, title, ended);
+      status.textContent = words.renamed;
+      trigger("said", { room });
+    });
+  }
+
+  function endRoom() {
+    return act("POST", `/api/rooms/${room}/end`, undefined, () => {
       ended = true;
       show();
       trigger("said", { room });
-    } catch (error) {
-      fail(error);
-    }
+    });
   }
 
-  async function deleteRoom() {
-    try {
-      await json("DELETE", `/api/rooms/${room}`);
-      trigger("gone", {});
-    } catch (error) {
-      fail(error);
-    }
-  }
-
-  function toEnd() {
-    requestAnimationFrame(() => foot.element.scrollIntoView({ block: "end" }));
-  }
-
-  // What streams in is followed, unless the reader has gone up to read something else.
-  function follow() {
-    const page = document.scrollingElement;
-    if (page.scrollHeight - page.scrollTop - window.innerHeight < NEAR) toEnd();
+  function deleteRoom() {
+    return act("DELETE", `/api/rooms/${room}`, undefined, () => trigger("gone", {}));
   }
 
   watch("value", load);

@@ -14,8 +14,9 @@ export function crisisCard(crisis, lines) {
   return el("aside", { class: "crisis", "aria-label": crisis.title }, el("h2", {}, crisis.title), el("p", {}, crisis.text), el("ul", {}, ...calls));
 }
 
-// `does`: again(dialog), edit(dialog, text), drop(dialog), fail(error); `last`: it may be answered anew.
-export function turn(dialog, { words, crisis, lines, last, ended, does }) {
+// `does`: again(dialog), edit(dialog, text), drop(dialog), fail(error); `last`: it may be answered anew;
+// `rewritten`: what the message was to become when that failed, else null.
+export function turn(dialog, { words, crisis, lines, last, ended, does, rewritten }) {
   const said = bubble("you", words, dialog.message);
   const item = el("li", { class: "turn", tabindex: -1, "data-id": dialog.id }, said, bubble("it", words, dialog.reply));
   if (dialog.risk === "high") item.append(crisisCard(crisis, lines));
@@ -23,7 +24,8 @@ export function turn(dialog, { words, crisis, lines, last, ended, does }) {
   if (dialog.recalled.length) tools.append(...recollection(dialog, words, does, item));
   if (last && !ended) {
     tools.append(button(words.again, () => does.again(dialog)));
-    tools.append(button(words.edit, () => said.replaceWith(editor(dialog, words, does, said))));
+    tools.append(button(words.edit, () => said.replaceWith(editor(dialog, dialog.message, words, does, said))));
+    if (rewritten !== null) said.replaceWith(editor(dialog, rewritten, words, does, said));
   }
   tools.append(button(words.delete, () => window.confirm(words.delete_sure) && does.drop(dialog)));
   item.append(tools);
@@ -80,10 +82,10 @@ function noteItem(note, words, does) {
   return item;
 }
 
-function editor(dialog, words, does, said) {
-  const text = el("textarea", { rows: 3, maxlength: 20000, "aria-label": words.edit, value: dialog.message });
-  const form = el("form", { class: "editor", onsubmit: (event) => (event.preventDefault(), does.edit(dialog, text.value.trim())) },
-    text, el("div", {}, el("button", { class: "go" }, words.save), button(words.cancel, () => form.replaceWith(said))));
-  requestAnimationFrame(() => text.focus());
+function editor(dialog, text, words, does, said) {
+  const field = el("textarea", { rows: 3, maxlength: 20000, "aria-label": words.edit, value: text });
+  const form = el("form", { class: "editor", onsubmit: (event) => (event.preventDefault(), does.edit(dialog, field.value.trim())) },
+    field, el("div", {}, el("button", { class: "go" }, words.save), button(words.cancel, () => form.replaceWith(said))));
+  requestAnimationFrame(() => field.focus());
   return form;
 }
