@@ -146,6 +146,7 @@ def phone(browser: Browser, address: str, out: Path) -> None:
         page.emulate_media(color_scheme="dark")
         page.reload()
         page.locator(".crisis").wait_for()
+        newest(page)
         save(page, out / "crisis-phone-dark.png")
 
 
@@ -155,8 +156,11 @@ def desktop(browser: Browser, address: str, out: Path) -> None:
         enter(page, address, "seojun")
         for text in SAID:
             say(page, text)
-        page.evaluate("scrollTo(0, 0)")
+        high = page.evaluate("document.scrollingElement.scrollHeight")
+        page.set_viewport_size({"width": DESKTOP[0], "height": max(high, DESKTOP[1])})  # heading and newest at once
+        newest(page)
         save(page, out / "chat-desktop.png")
+        page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
         page.get_by_role("tab", name="말투").click()
         page.get_by_label("할아버지").check()
         page.locator(".manner h2", has_text="할아버지").wait_for()
@@ -180,6 +184,18 @@ def say(page: Page, text: str) -> None:
     page.locator("#message").fill(text)
     page.keyboard.press("Enter")
     turns.nth(known).wait_for()
+    newest(page)
+
+
+def newest(page: Page) -> None:
+    """Wait until the end of the conversation stands above the row where one writes."""
+    page.wait_for_function(
+        """() => {
+          const newest = [...document.querySelectorAll(".turn")].at(-1).getBoundingClientRect();
+          const writing = document.querySelector(".composer").getBoundingClientRect();
+          return newest.bottom <= Math.min(writing.top, window.innerHeight) + 1;
+        }"""
+    )
 
 
 def terminal(browser: Browser, arguments: tuple[str, ...], path: Path) -> None:

@@ -196,6 +196,11 @@ def test_a_changed_message_that_is_stopped_is_still_there(service, browser):
     with visiting(browser, address, **PHONE) as visitor:
         page = visitor.page
         visitor.sign_up("editor")
+        visitor.say("죽고 싶어요")  # a long answer, below which the editor must not be lost
+        page.get_by_role("button", name="고치기").click()
+        seen(page, ".editor")
+        page.get_by_role("button", name="지우기").last.click()
+        page.locator(".turn").wait_for(state="detached")
         visitor.say("처음 말이에요")
         backend.go.clear()
         page.get_by_role("button", name="고치기").click()
@@ -210,6 +215,42 @@ def test_a_changed_message_that_is_stopped_is_still_there(service, browser):
         page.get_by_role("button", name="고쳐서 보내기").click()
         page.locator(".turn:has-text('오래 생각해서') .tools").wait_for()
     assert said(app, "editor") == ["오래 생각해서 고친 말이에요"]
+
+
+def test_a_text_that_is_too_long_is_told_of_and_not_cut(service, browser):
+    address, app, _ = service
+    with visiting(browser, address, **PHONE) as visitor:
+        page = visitor.page
+        visitor.sign_up("long")
+        visitor.write("가" * 20_001)
+        page.wait_for_function("!document.querySelector('#message').validity.valid")
+        assert page.locator("#message").input_value() == "가" * 20_001
+        assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth && scrollX === 0")
+        visitor.say("나" * 20_000)
+        seen(page, ".bubble.it")
+        seen(page, ".tools")
+    assert said(app, "long") == ["나" * 20_000]
+
+
+def test_whoever_is_logged_out_while_writing_loses_nothing(service, browser):
+    address, app, _ = service
+    with visiting(browser, address, **PHONE) as visitor:
+        page = visitor.page
+        visitor.sign_up("expired")
+        visitor.say("먼저 한 말이에요")
+        cookies = page.context.cookies()
+        page.context.clear_cookies()
+        visitor.write("로그인이 끝난 뒤의 말")
+        assert page.get_by_role("link", name="로그인하기").get_attribute("target") == "_blank"
+        assert page.locator("#message").input_value() == "로그인이 끝난 뒤의 말"
+        page.context.add_cookies(cookies)
+        page.get_by_role("button", name="보내기").click()
+        page.locator(".turn .tools").nth(1).wait_for()
+        assert page.get_by_role("link", name="로그인하기").count() == 0
+        page.context.clear_cookies()
+        page.get_by_role("button", name="도움이 됐어요").last.click()  # with nothing to lose
+        page.wait_for_url("**/log-in")
+    assert said(app, "expired") == ["먼저 한 말이에요", "로그인이 끝난 뒤의 말"]
 
 
 def test_a_sentiment_can_be_chosen_where_the_model_knows_some(service, browser, tmp_path):

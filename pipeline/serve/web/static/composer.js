@@ -1,12 +1,12 @@
 // Where one writes. Enter sends, Shift+Enter makes a new line; Enter that ends a Hangul syllable does neither.
 // Keyboards on a screen have no Shift+Enter: there Enter makes a new line, and the button sends.
 
-import { button, el } from "./dom.js";
+import { button, el, fits } from "./dom.js";
 
 // `sentiments`: what a reply can be told to answer to, where the model knows any.
 export function composer(words, sentiments, { send, stop }) {
   const fingers = window.matchMedia("(pointer: coarse)").matches;
-  const text = el("textarea", { id: "message", rows: 2, maxlength: 20000, placeholder: words.write, "aria-describedby": fingers ? null : "message-hint" });
+  const text = el("textarea", { id: "message", rows: 2, placeholder: words.write, "aria-describedby": fingers ? null : "message-hint" });
   const two = el("input", { type: "checkbox" });
   const feeling = el("select", {}, ...[["", words.sentiment_auto], ...sentiments.map((name) => [name, name])].map(([value, name]) => el("option", { value }, name)));
   const go = el("button", { class: "go" }, words.send);
@@ -28,7 +28,7 @@ export function composer(words, sentiments, { send, stop }) {
   function submit(event) {
     event.preventDefault();
     const wanted = text.value.trim();
-    if (wanted && !working) send(wanted, two.checked);
+    if (wanted && !working && fits(text, words)) send(wanted, two.checked);
   }
 
   return {

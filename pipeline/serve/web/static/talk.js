@@ -97,8 +97,12 @@ export function start({ element, props, watch, trigger }) {
     pending = pairs;
   }
 
+  // Whoever is logged out is sent to the log-in, but not while there is something they would lose by that.
   function fail(error, otherwise = words.undone) {
-    alarm.textContent = (error.code && error.message) || otherwise;
+    const out = error.status === 401;
+    if (out && !rewritten && !form.text().trim()) return window.location.assign("/log-in");
+    if (out) alarm.replaceChildren(words.logged_out, " ", el("a", { href: "/log-in", target: "_blank" }, words.log_in));
+    else alarm.textContent = (error.code && error.message) || otherwise;
     alarm.hidden = false;
   }
 

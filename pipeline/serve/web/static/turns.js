@@ -1,6 +1,6 @@
 // One exchange of a conversation: what was said, what was answered, and what can be done about it.
 
-import { button, el } from "./dom.js";
+import { button, el, fits } from "./dom.js";
 import { json } from "./wire.js";
 
 export function bubble(who, words, text, extra = {}) {
@@ -83,9 +83,13 @@ function noteItem(note, words, does) {
 }
 
 function editor(dialog, text, words, does, said) {
-  const field = el("textarea", { rows: 3, maxlength: 20000, "aria-label": words.edit, value: text });
-  const form = el("form", { class: "editor", onsubmit: (event) => (event.preventDefault(), does.edit(dialog, field.value.trim())) },
+  const field = el("textarea", { rows: 3, "aria-label": words.edit, value: text });
+  const form = el("form", { class: "editor", onsubmit: save },
     field, el("div", {}, el("button", { class: "go" }, words.save), button(words.cancel, () => form.replaceWith(said))));
+  function save(event) {
+    event.preventDefault();
+    if (fits(field, words)) does.edit(dialog, field.value.trim());
+  }
   requestAnimationFrame(() => field.focus());
   return form;
 }

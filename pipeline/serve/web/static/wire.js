@@ -1,4 +1,4 @@
-// Requests to the native API. The cookie says who asks; whoever is logged out is sent to the log-in.
+// Requests to the native API. The cookie says who asks.
 
 const BUSY_TRIES = 8;
 
@@ -20,7 +20,6 @@ export async function ask(method, path, body, signal) {
       body: body === undefined ? undefined : JSON.stringify(body),
     });
     if (response.ok) return response;
-    if (response.status === 401) window.location.assign("/log-in");
     const told = await response.json().catch(() => ({}));
     // A reply that was just stopped holds its room until the server has noticed.
     if (told.code !== "room_busy" || tries === BUSY_TRIES) throw new Refusal(response.status, told);
