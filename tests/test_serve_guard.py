@@ -25,7 +25,6 @@ from pipeline.serve.errors import ApiError
 from pipeline.serve.guard import BodyLimit
 from pipeline.serve.meter import Meter
 from pipeline.serve.options import ServeOptions
-from pipeline.serve.pace import Pace
 from pipeline.serve.queue import ReplyQueue
 from pipeline.serve.server import check_reach
 
@@ -195,10 +194,12 @@ def test_beyond_the_queue_is_429_and_not_ready(held):
     assert client.get("/health/ready").status_code == 200
 
 
-@pytest.mark.parametrize(("queue", "workers", "each"), [(64, 1, 64), (64, 4, 16), (3, 4, 0)])
-def test_the_bound_of_the_queue_holds_for_all_workers_together(queue, workers, each):
-    app = create_app(Counselor(HeldBackend(free=0)), ServeOptions(queue=queue, workers=workers))
-    assert app.state.queue.limit == each
+@pytest.mark.parametrize(
+    ("queue", "per_user", "workers", "each"), [(64, 4, 1, (64, 4)), (64, 4, 4, (16, 1)), (3, 2, 4, (0, 1))]
+)
+def test_the_bounds_of_the_queue_are_shared_out_among_the_workers(queue, per_user, workers, each):
+    app = create_app(Counselor(HeldBackend(free=0)), ServeOptions(queue=queue, per_user=per_user, workers=workers))
+    assert (app.state.queue.limit, app.state.queue.per_user) == each
 
 
 def test_a_closed_model_is_not_ready(plain):
@@ -222,16 +223,6 @@ def test_shutdown_finishes_the_running_reply(held):
         rest = "".join(lines)
     assert "남는 건 무엇인가요?" in rest
     assert "[DONE]" in rest
-
-
-def test_a_minute_has_so_many_messages():
-    now = [0.0]
-    pace = Pace(2, clock=lambda: now[0])
-    assert [pace.spend("a"), pace.spend("a"), pace.spend("a"), pace.spend("b")] == [0, 0, 60, 0]
-    now[0] = 59.5
-    assert pace.spend("a") == 1
-    now[0] = 60.0
-    assert [pace.spend("a"), pace.spend("a"), pace.spend("a")] == [0, 0, 60]
 
 
 def test_users_take_turns():

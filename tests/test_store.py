@@ -25,6 +25,7 @@ from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
 from pipeline.serve.store import Database, LostClaim, Store, database, default_url, migrate
 from pipeline.serve.store.models import Base, Counsel, Dialog, Worker
+from pipeline.serve.store.pace import Pace
 from pipeline.serve.store.records import Draft
 from pipeline.serve.store.workers import Process
 
@@ -120,6 +121,38 @@ def test_the_same_life_on_every_server(url):
     counts = store.insight.counts()
     assert (counts.users, counts.rooms, counts.dialogs, counts.choices, counts.ratings) == (0, 0, 0, 0, {})
     assert store.upkeep.expire(0) == 0
+    store.close()
+
+
+def test_workers_count_a_users_messages_together(url):
+    """Two a minute: at once two, then one every half minute; whoever is refused does not wait longer for it."""
+    stores, time = [Store.open(url) for _ in range(2)], [1e9]
+    paces = [Pace(store.database, clock=lambda: time[0]) for store in stores]
+    minji, jun = (stores[0].people.add(name, "hash").id for name in ("minji", "jun"))
+
+    def spend(user):
+        found = paces[0].spend(user, 2)
+        paces.reverse()
+        return found
+
+    assert [spend(minji), spend(minji), spend(minji), spend(minji), spend(jun)] == [0, 0, 30, 30, 0]
+    time[0] += 29.5
+    assert spend(minji) == 1
+    time[0] += 0.5
+    assert [spend(minji), spend(minji)] == [0, 30]
+    time[0] += 300
+    assert [spend(minji), spend(minji), spend(minji)] == [0, 0, 30]
+    for store in stores:
+        store.close()
+
+
+def test_many_messages_at_once_are_all_counted(url):
+    store = Store.open(url)
+    user = store.people.add("minji", "hash").id
+    pace = Pace(store.database, clock=lambda: 1e9)
+    with ThreadPoolExecutor(8) as pool:
+        waits = list(pool.map(lambda _: pace.spend(user, 5), range(20)))
+    assert sorted(waits) == [0] * 5 + [12] * 15
     store.close()
 
 
@@ -397,7 +430,7 @@ def test_db_commands(tmp_path, capsys):
     url, key = default_url(tmp_path), tmp_path / "keys"
     main_says(["db", "new-key", str(key)])
     main_says(["db", "upgrade", "--database", url])
-    assert "at 0002" in capsys.readouterr().out
+    assert "at 0003" in capsys.readouterr().out
     store = Store.open(url, read_keys(key))
     person, room = someone(store)
     store.people.agree(person.id, "training", "1", True)
@@ -423,7 +456,7 @@ def test_db_commands(tmp_path, capsys):
     assert "erased 3 exchanges" in capsys.readouterr().out
     main_says(["db", "downgrade", "--to", "base", "--database", url])
     main_says(["db", "current", "--database", url])
-    assert "at base, newest 0002" in capsys.readouterr().out
+    assert "at base, newest 0003" in capsys.readouterr().out
     main_says(["db", "expire", "--days", "0", "--database", url.replace("sqlite", "oracle")], code=2)
     assert "not supported" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -20,7 +21,6 @@ from pipeline.serve.guard import BodyLimit, SameOrigin, Watch
 from pipeline.serve.meter import Meter
 from pipeline.serve.native import install
 from pipeline.serve.options import ServeOptions
-from pipeline.serve.pace import Pace
 from pipeline.serve.queue import ReplyQueue
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ def create_app(counselor: Counselor, settings: ServeOptions, store: Store | None
         state.meter,
         parallel=settings.parallel,
         waiting=settings.queue // settings.workers,
-        per_user=settings.per_user,
-        pace=Pace(settings.per_minute) if settings.accounts else None,
+        per_user=max(1, settings.per_user // settings.workers),
+        spend=partial(store.pace.spend, per_minute=settings.per_minute) if store and settings.accounts else None,
     )
     for router in (completions.router, health.router):
         app.include_router(router)

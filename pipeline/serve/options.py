@@ -26,8 +26,15 @@ class ServeOptions(BaseModel):
     queue: int = Field(
         64, ge=0, description="requests that may wait for their turn, shared out among the workers; beyond: 429"
     )
-    per_user: int = Field(4, ge=1, description="requests of one user that may wait, a process; beyond: 429")
-    per_minute: int = Field(60, ge=1, description="messages an account may send a minute, a process; beyond: 429")
+    per_user: int = Field(
+        4, ge=1, description="of these, requests of one user; shared out likewise, at least one a worker"
+    )
+    per_minute: int = Field(
+        60,
+        ge=1,
+        le=10**6,
+        description="messages an account may send a minute in the long run, and at once; over all workers; beyond: 429",
+    )
     max_body_kb: int = Field(1024, ge=1, description="largest request body, in KiB")
     origins: tuple[str, ...] = Field(
         (), description="other web pages' origins that may use the API, such as https://a.b"

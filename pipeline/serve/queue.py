@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from pipeline.chat.counselor import Counselor
@@ -14,7 +14,6 @@ from pipeline.chat.reply import Reply
 from pipeline.chat.turn import Ask
 from pipeline.serve.errors import ApiError
 from pipeline.serve.meter import Meter
-from pipeline.serve.pace import Pace
 
 
 class ReplyQueue:
@@ -29,7 +28,7 @@ class ReplyQueue:
         parallel: replies at once.
         waiting: requests that may wait in all.
         per_user: requests of one user that may wait.
-        pace: how many a user may send a minute; None: any number.
+        spend: counts a message of a user and returns the seconds to wait if it is one too many; None: any number.
     """
 
     def __init__(
@@ -40,9 +39,9 @@ class ReplyQueue:
         parallel: int,
         waiting: int,
         per_user: int,
-        pace: Pace | None = None,
+        spend: Callable[[str], int] | None = None,
     ) -> None:
-        self.counselor, self.meter, self.pace = counselor, meter, pace
+        self.counselor, self.meter, self.spend = counselor, meter, spend
         self.parallel, self.limit, self.per_user = parallel, waiting, per_user
         self.running = self.waiting = 0
         self.mean_seconds = 1.0
@@ -113,7 +112,7 @@ class ReplyQueue:
         await asyncio.to_thread(self._pool.shutdown)
 
     async def _enter(self, owner: str) -> None:
-        if self.pace and (wait := self.pace.spend(owner)):
+        if self.spend and (wait := await asyncio.to_thread(self.spend, owner)):
             self._refuse("pace", "This user sent too many messages within a minute.", wait)
         if self.running < self.parallel:
             self._count(running=1)

@@ -19,6 +19,7 @@ from pipeline.serve.store.claims import Claims, LostClaim
 from pipeline.serve.store.database import Database, default_url
 from pipeline.serve.store.insight import Insight
 from pipeline.serve.store.migrate import upgrade
+from pipeline.serve.store.pace import Pace
 from pipeline.serve.store.people import People
 from pipeline.serve.store.preferences import Preferences
 from pipeline.serve.store.rooms import Rooms
@@ -35,6 +36,7 @@ class Store:
         self.database = database
         self.people, self.rooms, self.preferences = People(database), Rooms(database), Preferences(database)
         self.insight, self.upkeep = Insight(database), Upkeep(database)
+        self.pace = Pace(database)
         self.workers = Workers(database)
         self.claims = Claims(database, self.workers)
 

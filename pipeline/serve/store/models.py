@@ -86,7 +86,10 @@ def _owner(column: str, **options: Any) -> Any:
 
 
 class User(Base):
-    """An account. ``name`` is folded (see `pipeline.serve.accounts.fold`); ``password`` is an argon2 hash."""
+    """An account.
+
+    ``name`` is folded (see `pipeline.serve.accounts.fold`); ``password`` is an argon2 hash; ``used_until``: see `pace`.
+    """
 
     __tablename__ = "user"
     __table_args__ = _MYSQL
@@ -95,6 +98,7 @@ class User(Base):
     password: Mapped[str] = mapped_column(String(255))
     role: Mapped[str] = mapped_column(String(8), default="user")
     created_at: Mapped[datetime] = mapped_column(default=now)
+    used_until: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Token(Base):
