@@ -77,14 +77,17 @@ def read_keys(file: str | Path | None = None) -> tuple[str, ...]:
     """Keys out of a file (one a line, the newest first), else out of the environment variable ``GONGGAM_KEY``.
 
     Raises:
-        UserError: the file is not there.
+        UserError: the file is not there, or no key is in it.
     """
     if file is None:
         return tuple(os.environ.get(VARIABLE, "").split())
     try:
-        return tuple(Path(file).read_text("ascii").split())
+        keys = tuple(Path(file).read_text("ascii", "replace").split())
     except FileNotFoundError as error:
         raise UserError("no such key file", "make one with: gonggam db new-key FILE", file=file) from error
+    if not keys:  # whoever names a file believes that texts are sealed
+        raise UserError("no key in this file", "make one with: gonggam db new-key FILE", file=file)
+    return keys
 
 
 def write_keys(file: str | Path, keys: Sequence[str]) -> None:

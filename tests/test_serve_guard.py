@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import threading
 
 import httpx
 import pytest
 from chat_standin import ScriptedBackend
-from serve_standin import GOOD, HeldBackend, model_server, serving
+from serve_standin import GOOD, HeldBackend, serving
 
 from gonggam.errors import UserError
 from pipeline.chat.counselor import Counselor
@@ -277,26 +273,3 @@ def test_no_service_for_others_without_accounts(host):
     with pytest.raises(UserError, match="--accounts"):
         check_reach(ServeOptions(host=host))
     check_reach(ServeOptions(host=host, accounts=True))
-
-
-def test_two_workers_of_the_real_command(tmp_path):
-    """Both answer from a model server, count together, and end at SIGTERM."""
-    with model_server() as model:
-        command = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", model]
-        command += ["--port", "0", "--workers", "2"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=os.environ
-        )
-        try:
-            address = process.stdout.readline().split()[3]
-            with httpx.Client(timeout=60, headers={"Connection": "close"}) as client:
-                answers = [client.post(address + CHAT, json=BODY) for _ in range(6)]
-                assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == [GOOD] * 6
-                counted = client.get(f"{address}/metrics").text
-            assert 'gonggam_replies_total{source="model"} 6.0' in counted
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=30)
-        assert process.returncode == 0
-        assert SECRET not in log
-        assert log.count("Started server process") == 2

@@ -426,6 +426,13 @@ def test_what_was_acknowledged_survives_kill_9(tmp_path):
     store.close()
 
 
+@pytest.mark.parametrize(("inside", "told"), [(b"", "no key in this file"), (b"\xff\xfe", "not 32 bytes")])
+def test_a_key_file_that_holds_no_key_is_not_taken_for_having_none(tmp_path, inside, told):
+    (tmp_path / "keys").write_bytes(inside)
+    with pytest.raises(UserError, match=told):
+        Cipher(read_keys(tmp_path / "keys"))
+
+
 def test_db_commands(tmp_path, capsys):
     url, key = default_url(tmp_path), tmp_path / "keys"
     main_says(["db", "new-key", str(key)])

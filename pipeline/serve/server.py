@@ -72,7 +72,24 @@ def serve(plan: Plan) -> None:
         with tempfile.TemporaryDirectory(prefix="gonggam-metrics-") as numbers:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
             _tell(listening, settings)
-            Multiprocess(_config(partial(worker, plan), settings, factory=True), [listening]).run()
+            workers = Workers(_config(partial(worker, plan), settings, factory=True), [listening])
+            workers.run()
+            if any(process.exitcode == STARTUP_FAILURE for process in workers.processes):
+                sys.exit(2)  # the worker has told why
+
+
+class Workers(Multiprocess):
+    """Uvicorn's supervisor, which notices at once that a worker has ended.
+
+    It asks every worker whether it is well and waits for the answer, meanwhile deaf to signals. Where this process too
+    holds the worker's end of the pipe, the end of a worker that was just being asked is never heard of.
+    """
+
+    def keep_subprocess_alive(self) -> None:
+        """Replace workers that have ended; stop all if one could not start."""
+        for process in self.processes:
+            process.child_conn.close()
+        super().keep_subprocess_alive()
 
 
 def build(plan: Plan) -> FastAPI:

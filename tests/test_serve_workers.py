@@ -1,0 +1,107 @@
+"""Several workers of the real command: they count together, are replaced, and end together."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
+
+import httpx
+from serve_standin import GOOD, model_server
+from store_standin import PASSWORD
+
+from pipeline.serve.store import default_url
+
+SECRET = "아무도모를비밀"
+BODY = {"model": "gonggam", "messages": [{"role": "user", "content": f"면접 떨어졌어 {SECRET}"}]}
+CHAT = "/v1/chat/completions"
+
+
+def command(folder, model, *options):
+    """`gonggam serve` with two workers, on a free port."""
+    words = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", model, "--port", "0"]
+    return subprocess.Popen(
+        [*words, "--workers", "2", *options],
+        stdout=subprocess.PIPE,
+        stderr=(folder / "log").open("w"),
+        text=True,
+        cwd=folder,
+        env=os.environ,
+    )
+
+
+@contextmanager
+def running(folder, *options):
+    """Yields (process, client); both workers are up. Ends at SIGTERM, with exit code 0."""
+    with model_server() as model:
+        process = command(folder, model, *options)
+        try:
+            address = process.stdout.readline().split()[3]
+            while len(begun(folder)) < 2:
+                assert process.poll() is None
+            with httpx.Client(base_url=address, timeout=60, headers={"Connection": "close"}) as client:
+                yield process, client
+        finally:
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+def begun(folder):
+    """Numbers of the workers that have begun to serve so far."""
+    return [int(pid) for pid in re.findall(r"Started server process \[(\d+)\]", (folder / "log").read_text())]
+
+
+@contextmanager
+def stopped(pid):
+    """Until the end of the block the other worker answers everything."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_both_answer_count_together_and_end_at_sigterm(tmp_path):
+    with running(tmp_path) as (_, client):
+        for other in begun(tmp_path):
+            with stopped(other):
+                answers = [client.post(CHAT, json=BODY) for _ in range(3)]
+                assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == [GOOD] * 3
+        assert 'gonggam_replies_total{source="model"} 6.0' in client.get("/metrics").text
+    assert SECRET not in (tmp_path / "log").read_text()
+    assert (tmp_path / "log").read_text().count("Finished server process") == 2
+
+
+def test_a_users_pace_holds_over_workers_and_a_dead_worker_is_replaced(tmp_path):
+    database = ["--accounts", "--database", default_url(tmp_path)]
+    with running(tmp_path, *database, "serve.per_minute=1") as (_, client):
+        person = {"name": "minji", "password": PASSWORD}
+        client.post("/api/accounts", json={**person, "agree": True})
+        token = client.post("/api/session", json=person).json()["token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        first, second = begun(tmp_path)
+        with stopped(first):
+            assert [client.post(CHAT, json=BODY).status_code for _ in range(2)] == [200, 429]
+        with stopped(second):
+            refused = client.post(CHAT, json=BODY)
+            assert refused.status_code == 429
+            assert 1 <= int(refused.headers["Retry-After"]) <= 60
+            os.kill(second, signal.SIGKILL)  # it is just being asked whether it is well
+        while len(begun(tmp_path)) < 3:
+            assert client.get("/health/live").status_code == 200
+
+
+def test_no_database_ends_all_workers_with_one_line_each(tmp_path):
+    nowhere = "postgresql+psycopg://postgres@127.0.0.1:9/none"
+    with model_server() as model:
+        process = command(tmp_path, model, "--database", nowhere)
+        try:
+            assert process.wait(60) == 2
+        finally:
+            process.kill()
+    assert f"error no database at {nowhere}" in (tmp_path / "log").read_text()
+    assert "Traceback" not in (tmp_path / "log").read_text()
