@@ -23,6 +23,7 @@ _HINTS = {
     errno.EPERM: "change its permissions or choose another folder",
     errno.EROFS: "choose a folder on a disk that can be written",
     errno.ENOTDIR: "a part of this path is a file; choose another folder",
+    errno.EEXIST: "this is there already, maybe a file in a folder's place; choose another",
     errno.EISDIR: "this is a folder; name a file",
 }
 

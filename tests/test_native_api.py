@@ -36,6 +36,7 @@ from pipeline.serve.finish import finish
 from pipeline.serve.native.moods import spans
 from pipeline.serve.store.models import Counsel
 from pipeline.serve.store.records import Felt
+from pipeline.serve.texts import texts
 
 SECRET = "초코파이하늘별"
 SILENT = settings(
@@ -211,6 +212,10 @@ def test_log_in_cookie_password_and_log_out(client, minji):
     assert unagreed.status_code == 422
     assert PASSWORD not in unagreed.text
 
+    spelled = {"content": r'{"name": "minji", "password": "\ud800"}', "headers": {"Content-Type": "application/json"}}
+    halves = client.post("/api/session", **spelled)
+    assert (halves.status_code, halves.json()["code"]) == (401, "bad_login")
+
     cookie = client.post("/api/session", json={"name": "minji", "password": PASSWORD, "cookie": True})
     assert cookie.json()["token"] is None
     assert {"httponly", "samesite=lax"} <= set(cookie.headers["set-cookie"].lower().split("; "))
@@ -347,6 +352,22 @@ def test_a_model_without_sentiments_refuses_them(client, minji):
     assert client.get("/api/sentiments", headers=minji).json() == []
     wrong = send(client, minji, start(client, minji), "안녕하세요", sentiment="이별")
     assert (wrong.status_code, wrong.json()["code"]) == (400, "no_sentiment")
+
+
+def test_a_database_that_is_gone_is_told_as_such_and_used_again_when_it_is_back(client, minji, tmp_path):
+    room = start(client, minji)
+    away = (tmp_path / "service").rename(tmp_path / "away")
+    client.app.state.store.database.close()
+    for failed in (send(client, minji, room, "들려요?"), client.get("/api/rooms", headers=minji)):
+        assert (failed.status_code, failed.json()["code"]) == (503, "database_unavailable")
+        assert failed.headers["Retry-After"] == "5"
+    assert client.get("/health/ready").json()["checks"]["database"] is False
+    away.rename(tmp_path / "service")
+    assert send(client, minji, room, "들려요?").status_code == 201
+
+
+def test_every_refusal_says_all_of_its_sentence():
+    assert [code for code, entry in texts()["refused"].items() if set(entry) != {"status", "message"}] == []
 
 
 def test_what_fails_is_not_kept(tmp_path):

@@ -349,6 +349,7 @@ def test_tries_are_counted_together_and_refused(store):
         ("minji-minji", "MINJI-minji", "bad_password"),
         ("minji", "aaaaaaaaaaaa", "bad_password"),
         ("minji", "ab" * 65, "bad_password"),
+        ("minji", "half a letter \ud800", "bad_password"),
     ],
 )
 def test_names_and_passwords_that_are_none(store, name, password, code):

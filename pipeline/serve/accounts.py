@@ -155,11 +155,12 @@ class Accounts:
     def _matches(self, hashed: str, password: str) -> bool:
         try:
             return self._hasher.verify(hashed, password)
-        except (VerificationError, InvalidHashError):
+        except (VerificationError, InvalidHashError, UnicodeEncodeError):
             return False
 
     def _check_password(self, name: str, password: str) -> None:
-        if not 8 <= len(password) <= 128 or fold(password) == name or len(set(password)) < 4:
+        halves = any(unicodedata.category(letter) == "Cs" for letter in password)  # JSON can spell them, UTF-8 cannot
+        if halves or not 8 <= len(password) <= 128 or fold(password) == name or len(set(password)) < 4:
             raise Refused("bad_password")
 
     @cached_property

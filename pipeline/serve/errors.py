@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 
 from gonggam.errors import UserError
@@ -82,6 +83,8 @@ def as_api_error(error: Exception) -> ApiError:
         case UserError():
             return ApiError(400, str(error))
     log_fault(error)
+    if isinstance(error, OperationalError):  # the server is gone, the disk is full, others write all the time
+        return ApiError(503, "The database cannot be used now.", code="database_unavailable", retry_after=5)
     return ApiError(500, "The service made a mistake; it was noted.", code="internal_error")
 
 

@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from gonggam.errors import UserError
+from gonggam.files import as_user_error
 from pipeline.chat.load import LOCK
 from pipeline.cipher import read_keys
 from pipeline.serve.options import ServeOptions
@@ -134,12 +136,16 @@ def open_store(plan: Plan) -> Store | None:
 
 
 def worker(plan: Plan) -> FastAPI:
-    """`build` in a worker process, where an error a user can mend ends the whole service with one line."""
+    """`build` in a worker process, where an error ends the whole service: the next worker would not start either."""
     _quiet()
     try:
         return build(plan)
-    except UserError as error:
-        print(f"error {error}", file=sys.stderr)
+    except Exception as error:
+        found = (as_user_error(error) if isinstance(error, OSError) else None) or error
+        if isinstance(found, UserError):
+            print(f"error {found}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         sys.exit(STARTUP_FAILURE)
 
 

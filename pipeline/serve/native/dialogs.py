@@ -29,7 +29,7 @@ Sentiment = Annotated[
     Field(description="what a model trained on sentiments shall answer to, see GET /api/sentiments; null: predicted"),
 ]
 SAYING = OWN | refusals("room_ended", "room_busy", "not_last", "no_character", "no_sentiment")
-SAYING |= refusals("queue_exceeded", "pace_exceeded", "model_unavailable")
+SAYING |= refusals("queue_exceeded", "pace_exceeded", "model_unavailable", "database_unavailable")
 EVENT = {
     "type": "object",
     "properties": {
