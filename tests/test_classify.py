@@ -170,10 +170,30 @@ def test_figures_by_hand():
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
     assert found["ece"] == pytest.approx((0.25 + 2 * 0.15 + 0.45) / 4, abs=1e-6)
     assert mixed_up(judged, ["a", "b", "c"]) == [{"label": "a", "taken for": "b", "texts": 1}]
-    assert confidence_for(judged, 1.0) == (pytest.approx(0.75), 0.25)
-    assert confidence_for(judged, 0.75) == (pytest.approx(0.55), 1.0)
-    wrong = Judged.of([1, 2], [rows[:2]])
-    assert confidence_for(wrong, 0.5)[1] == 0
+    assert judged.right.tolist() == [True, False, True, True]
+
+
+def test_a_lucky_few_set_no_confidence_and_it_is_kept_on_texts_it_never_saw():
+    from pipeline.train.judged import Judged, confidence_for
+
+    def judged(confidence, right):
+        return Judged(np.zeros(len(right), dtype=int), np.where(right, 0, 1)[:, None], np.asarray(confidence))
+
+    few = judged(np.linspace(0.99, 0.6, 40), np.arange(40) < 10)
+    confidence, share = confidence_for(few, 0.8)  # ten in a row right, then none: no eleventh to show 0.8
+    assert share == 0
+    assert confidence > 0.99
+    assert confidence_for(few, 0.6) == (pytest.approx(0.99 - 0.01 * 11), 0.3)  # ten of twelve
+    tied = judged([0.9] * 20 + [0.5] * 20, np.arange(40) < 20)
+    assert confidence_for(tied, 0.8) == (0.9, 0.5)
+
+    rng = np.random.default_rng(0)
+    kept = []
+    for _ in range(200):  # classifiers that are right as often as they are sure
+        sure = rng.random(200)
+        confidence, share = confidence_for(judged(sure, rng.random(200) < sure), 0.7)
+        kept.append(share == 0 or (1 + confidence) / 2 >= 0.7)  # what is right of all texts above the confidence
+    assert np.mean(kept) > 0.9
 
 
 def test_a_hundred_thousand_labels_take_no_table_of_all_by_all():

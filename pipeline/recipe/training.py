@@ -74,7 +74,7 @@ class ClassifyKeys(Section):
         None, description="table of labels and reviewed answers; null: the replies of the training rows of each label"
     )
     precision: float = Field(
-        0.8, gt=0, le=1, description="share of its sure answers that must be right on validation: sets the confidence"
+        0.8, gt=0, lt=1, description="share of its sure answers that must be right on validation: sets the confidence"
     )
     learning_curve: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [], description="shares of the training texts, such as 0.1, to train on as well: what more data would buy"

@@ -14,6 +14,7 @@ import numpy as np
 
 TOP = 5
 BINS = 10
+_NORMAL_95 = 1.645  # quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,10 @@ def worst_labels(judged: Judged, labels: Sequence[str], most: int = 8) -> list[i
 
 
 def confidence_for(judged: Judged, precision: float) -> tuple[float, float]:
-    """The lowest confidence at which at least ``precision`` of the texts that reach it are told rightly.
+    """The lowest confidence from which texts are told rightly with at least ``precision``, as far as so few can show.
+
+    That a handful was right may be luck: what counts is Wilson's lower bound (1927, one-sided, 95%) of the share that
+    is right among the texts that reach a confidence. Five texts in a row show 0.6, eleven 0.8.
 
     Returns:
         the confidence, and the share of texts that reach it. Where no confidence will do, it lies above all that were
@@ -111,9 +115,16 @@ def confidence_for(judged: Judged, precision: float) -> tuple[float, float]:
     """
     order = np.argsort(-judged.confidence, kind="stable")
     confidence, right = judged.confidence[order], judged.right[order]
-    share_right = np.cumsum(right) / np.arange(1, len(right) + 1)
+    texts = np.arange(1, len(right) + 1)
     last_of_value = np.append(confidence[:-1] != confidence[1:], True)
-    good = np.flatnonzero((share_right >= precision) & last_of_value)
+    good = np.flatnonzero((_at_least(np.cumsum(right), texts) >= precision) & last_of_value)
     if not len(good):
         return float(np.nextafter(confidence[0], 2)), 0.0
     return float(confidence[good[-1]]), float((good[-1] + 1) / len(right))
+
+
+def _at_least(hits: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """Wilson's lower bounds of the shares ``hits / texts``."""
+    share, square = hits / texts, _NORMAL_95**2
+    spread = np.sqrt(share * (1 - share) / texts + square / (4 * texts**2))
+    return (share + square / (2 * texts) - _NORMAL_95 * spread) / (1 + square / texts)
