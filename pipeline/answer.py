@@ -56,7 +56,10 @@ def answer_all(
     out = Path(out)
     check_output(out)
     names = [name for name, _ in bots]
-    begun = {"questions": sha256_file(questions), "runs": names}
+    begun = {
+        "questions": sha256_file(questions),
+        "runs": {name: bot.options.model_dump(mode="json") for name, bot in bots},
+    }
     partial = out.with_name(out.name + ".partial")
     with friendly_os_errors(partial):
         done = _resume(partial, begun)
@@ -108,7 +111,7 @@ def _record(question: str, replies: Sequence[Reply]) -> dict[str, Any]:
 
 
 def _resume(partial: Path, begun: dict[str, Any]) -> int:
-    """Rows that are done already; what was begun with other questions or runs, or cut short, is thrown away."""
+    """Rows that are done already; what was begun with other questions, runs or settings of theirs is thrown away."""
     head = json.dumps(begun, ensure_ascii=False).encode()
     whole: list[bytes] = []
     if partial.is_file():

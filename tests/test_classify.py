@@ -143,6 +143,9 @@ def test_labels_unknown_to_training_are_left_out_and_counted(tmp_path):
     part = read_labelled(tmp_path, Naming()).part(0.4)
     assert len(part.splits["train"]) == 1
     assert part.labels == ("x/1", "y")  # labels without a text stay labels
+    put("test", [("f", "elsewhere"), ("g", "nowhere")])
+    with pytest.raises(UserError, match="no training text has a label of the 2 test texts.*classify.levels"):
+        read_labelled(tmp_path, Naming())
     put("train", [("a", "x")])
     with pytest.raises(UserError, match="1 labels where two are needed"):
         read_labelled(tmp_path, Naming())

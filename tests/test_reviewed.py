@@ -11,6 +11,7 @@ from chat_standin import ScriptedBackend
 from gonggam.errors import UserError
 from pipeline.chat.categories import Labels
 from pipeline.chat.counselor import Counselor
+from pipeline.chat.options import ChatOptions
 from pipeline.chat.resources import data
 from pipeline.chat.reviewed import CategoryAnswers, NearestAnswer
 from pipeline.chat.turn import Ask
@@ -156,6 +157,29 @@ def test_a_table_of_questions_is_answered_resumed_and_safe_to_open(tmp_path):
     assert answer_all(out, bots, book) == 50
     cell = openpyxl.load_workbook(book).active["A2"]
     assert (cell.value, cell.data_type) == ("'=1+1 수면", "s")
+
+
+def test_answers_of_other_settings_are_not_gone_on_with(tmp_path):
+    from pipeline.answer import answer_all
+
+    def bots(sure, **settings):
+        options = ChatOptions(**settings)
+        return [("one", Counselor(CategoryAnswers(Telling(), confidence=sure), options))]
+
+    class Stop(Exception):
+        pass
+
+    def stop(done):
+        raise Stop
+
+    questions, out = tmp_path / "questions.txt", tmp_path / "answers.csv"
+    questions.write_text("\n".join(f"수면 {n}" for n in range(20)), encoding="utf-8")
+    for settings, sources in (({}, {"notice", "reviewed"}), ({"seed": 2}, {"reviewed"})):
+        with pytest.raises(Stop):
+            answer_all(questions, bots(1.0), out, stop)  # 16 rows are kept, all unsure
+        answer_all(questions, bots(0.0, **settings), out)
+        with out.open(encoding="utf-8-sig", newline="") as file:
+            assert {row["one source"] for row in csv.DictReader(file)} == sources
 
 
 def test_a_workbook_holds_a_formula_as_text_and_bad_files_are_told(tmp_path):

@@ -78,7 +78,11 @@ def read_labelled(prepared: Path, naming: Naming) -> Labelled:
     unknown = Counter(e.label for split in _SPLITS for e in found[split] if e.label not in counts)
     for split in _SPLITS[1:]:
         if not held_out[split]:
-            raise UserError(f"the {split} split holds no labelled row", f"raise prepare.split.{split}", file=prepared)
+            what, hint = f"the {split} split holds no labelled row", f"raise prepare.split.{split}"
+            if found[split]:
+                what = f"no training text has a label of the {len(found[split]):,} {split} texts"
+                hint = "give labels more texts, or join them with classify.levels or classify.merge"
+            raise UserError(what, hint, file=prepared)
     single = tuple(sorted(label for label, count in counts.items() if count == 1))
     return Labelled(tuple(sorted(counts)), held_out, dict(unknown), single)
 
