@@ -29,8 +29,6 @@ def reseal(root: str | Path, seal: Seal) -> int:
     root = Path(root)
     folders = sorted(root.glob("users/*/*"))
     with friendly_os_errors(root):
-        if folders:
-            (root / "locks").mkdir(exist_ok=True)
         for folder in folders:
             with lock(root, folder.name):
                 sweep(folder)

@@ -150,6 +150,15 @@ def test_nothing_of_a_crisis_is_kept_unless_the_recipe_says_so(memory):
     assert bot(memory=memory).export("a") == {"format": 1, "user": "a", "exchanges": []}
 
 
+def test_without_a_memory_there_is_nothing_to_take_along_and_nothing_left_to_erase():
+    counselor = bot()
+    counselor.reply("면접을 봤어", user="a", session="1")
+    assert counselor.export("a") == {"format": 1, "user": "a", "exchanges": []}
+    assert not counselor.forget("a", "some exchange")
+    assert counselor.forget("a")
+    assert counselor.history("a", "1") == []
+
+
 def test_one_session_in_two_processes_is_one_conversation(memory):
     from rag.memory import MemoryStore
 

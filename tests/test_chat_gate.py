@@ -72,6 +72,8 @@ def test_a_gate_that_is_off_lets_all_but_nothing_pass():
     off = GateOptions(enabled=False)
     assert gate.check("하하하하하하하하하하하하하", SAID, off).ok
     assert not gate.check("  ", SAID, off).ok
+    assert gate.lost("하하하하하하하하하하하하하", OPTIONS) == ("repetition",)
+    assert gate.lost("하하하하하하하하하하하하하", off) == ()
 
 
 @given(st.text(alphabet='가나다요. !?\n…"ㅠㅋabc', max_size=80))

@@ -109,6 +109,8 @@ def test_a_room_from_its_first_message_to_goodbye(client, minji, tmp_path):
     assert client.get("/api/emotions?timezone=Mars/Phobos", headers=minji).json()["code"] == "bad_timezone"
     changed = client.patch(f"/api/rooms/{room}", json={"title": "새 이름", "character": "기본"}, headers=minji).json()
     assert (changed["title"], changed["character"], changed["dialogs"]) == ("새 이름", "기본", 2)
+    unnamed = client.patch(f"/api/rooms/{room}", json={"title": ""}, headers=minji).json()
+    assert (unnamed["title"], unnamed["character"]) == (None, "기본")
 
     assert send(client, minji, room, "오늘은 여기까지 할게요").json()["ended"]
     assert send(client, minji, room, "저기요").json()["code"] == "room_ended"
@@ -122,7 +124,10 @@ def test_a_room_from_its_first_message_to_goodbye(client, minji, tmp_path):
 def test_the_last_message_is_answered_anew_or_changed_and_any_is_deleted(client, minji):
     room = start(client, minji)
     first, last = (send(client, minji, room, text).json()["dialog"] for text in ("첫 이야기예요", f"{SECRET} 말할래요"))
-    client.put(f"/api/dialogs/{last['id']}/feedback", json={"rating": -1}, headers=minji)
+    for opinion in ({"rating": 1, "comment": "좋아요"}, {"rating": None}, {"rating": -1}):
+        client.put(f"/api/dialogs/{last['id']}/feedback", json=opinion, headers=minji)
+        (rated,) = client.get(f"/api/rooms/{room}/dialogs?limit=1", headers=minji).json()
+        assert (rated["rating"], rated["comment"]) == (opinion["rating"], opinion.get("comment"))
     again = client.put(f"/api/dialogs/{last['id']}", json={}, headers=minji).json()["dialog"]
     assert (again["message"], again["reply"], again["position"]) == (last["message"], GOOD, 1)
     assert (again["rating"], again["created_at"]) == (None, last["created_at"])
@@ -327,7 +332,10 @@ def test_memories_are_listed_forgotten_and_taken_along(client, minji):
     assert len(after) == len(recalled) - 1
     assert client.delete("/api/memory", headers=minji).status_code == 204
     assert client.get("/api/memory", headers=minji).json() == []
-    assert [d["exchange"] for d in client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()] == [None, None]
+    said = client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()
+    assert [d["exchange"] for d in said] == [None, None]
+    assert client.delete(f"/api/dialogs/{said[0]['id']}", headers=minji).status_code == 204  # long forgotten
+    assert client.get(f"/api/rooms/{room}/dialogs", headers=minji).json() == said[1:]
 
 
 def test_a_model_answers_to_the_sentiment_it_is_given_or_tells_it_by_itself(tmp_path):
@@ -385,14 +393,25 @@ def test_what_fails_is_not_kept(tmp_path):
         ).claim  # and the room is free again
 
 
-@pytest.mark.parametrize("how", ["", "/stream"])
+def test_a_stream_that_fails_late_says_so_and_is_not_kept(tmp_path):
+    backend = ScriptedBackend(GOOD + " 그", fail=BackendError("server down"))
+    with client_of(make_app(tmp_path, backend=backend, accounts=False)) as client:
+        room = start(client, {})
+        told = events(client.post(f"/api/rooms/{room}/dialogs/stream", json={"text": "들려요?"}))
+        assert [name for name, _ in told] == ["piece"] * (len(told) - 1) + ["error"]
+        assert told[-1][1]["code"] == "model_unavailable"
+        assert "잠시 뒤에" in told[-1][1]["detail"]
+        assert client.get(f"/api/rooms/{room}/dialogs").json() == client.get("/api/memory").json() == []
+
+
+@pytest.mark.parametrize("how", ["dialogs", "dialogs/stream", "choices"])
 def test_what_is_given_up_is_not_kept(tmp_path, how):
     backend = HeldBackend(free=2)
     app = make_app(tmp_path, backend=backend, accounts=False, hosts=("127.0.0.1",))
     with serving(app) as (address, _), httpx.Client(base_url=address, timeout=60) as other:
         room = start(other, {})
         body = json.dumps({"text": "면접을 보고 왔어요"})
-        head = f"POST /api/rooms/{room}/dialogs{how} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
+        head = f"POST /api/rooms/{room}/{how} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {len(body)}\r\n"
         with socket.create_connection(("127.0.0.1", int(address.rsplit(":")[-1]))) as leaving:
             leaving.sendall(f"{head}Content-Type: application/json\r\n\r\n{body}".encode())
             assert backend.begun.acquire(timeout=30)
@@ -448,6 +467,19 @@ def test_what_a_worker_that_died_remembered_is_put_right(client, minji):
         assert SECRET not in [row["user"] for row in remembered]
         assert kept["exchange"] in [row["id"] for row in remembered]
         assert state.store.claims.abandoned() == []
+
+
+def test_what_a_worker_that_died_had_forgotten_is_not_said_to_be_remembered(client, minji):
+    """It was deleting an exchange: the memory had let go of it, the row still stood."""
+    state = client.app.state
+    room = start(client, minji)
+    said = send(client, minji, room, "지우려던 이야기예요").json()["dialog"]
+    person = state.store.people.find("minji")[0]
+    next(iter(state.counselor.memory._loaded.values())).forget(said["exchange"])
+    claim = state.store.claims.enter(person.id, room).claim
+    state.store.claims.renew(room, claim, timedelta(0))
+    assert state.talks.erasure.recover() == 1
+    assert [d["exchange"] for d in client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()] == [None]
 
 
 TALKER = """

@@ -263,7 +263,15 @@ def test_the_memory_benchmark_scores_what_it_should(embedder, tmp_path):
     ]
     row = {"user": "u", "sessions": [{"date": "2026-01-01", "turns": turns}], "questions": questions}
     (tmp_path / "users.jsonl").write_text(json.dumps(row), "utf-8")
-    table = {r["method"]: r for r in memory_bench(read_users(tmp_path / "users.jsonl"), {"e": embedder})}
+    users, steps = read_users(tmp_path / "users.jsonl"), []
+
+    def shortest_first(query, texts):
+        return [-len(text) for text in texts]
+
+    rows = memory_bench(users, {"e": embedder}, reranker=shortest_first, progress=lambda *step: steps.append(step))
+    assert steps == [(done, len(rows)) for done in range(1, len(rows) + 1)]
+    table = {r["method"]: r for r in rows}
+    assert table["hybrid, sum + reranker"]["recall@1"] == 0  # the other exchange is shorter
     assert table["no memory"]["recall@5"] == 0
     assert table["no memory"]["false_recall"] == 0
     assert [table["recent window"][f"recall@{k}"] for k in (1, 2)] == [0, 1]

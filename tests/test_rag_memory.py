@@ -510,6 +510,18 @@ def test_a_key_is_given_later_and_changed(tmp_path):
     assert [e.user for e in sealed_store(tmp_path, 9).for_user("u").recent(9)] == said
 
 
+def test_a_key_is_changed_where_an_index_is_missing_or_damaged(tmp_path):
+    assert reseal(tmp_path, Shift(9, 7)) == 0  # nobody is here yet
+    remember_and_save(sealed_store(tmp_path, 7), "하나")
+    damaged = folder_of(tmp_path) / "index" / "documents.jsonl"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    sealed_store(tmp_path, 7).for_user("v").add("둘", "네")  # its index was never saved
+    (tmp_path / "users" / "ab" / ("ab" * 32)).mkdir(parents=True)  # of a user whose erasure was cut off
+    assert reseal(tmp_path, Shift(9, 7)) == 3
+    last = sealed_store(tmp_path, 9)
+    assert [last.for_user(name).recall("하나나 둘", 1)[0].user for name in ("u", "v")] == ["하나", "둘"]
+
+
 def folder_of(root):
     (folder,) = root.glob("users/*/*")
     return folder

@@ -10,7 +10,8 @@ import threading
 import httpx
 import pytest
 from chat_standin import ScriptedBackend
-from serve_standin import GOOD, HeldBackend, serving
+from fastapi import FastAPI, Request
+from serve_standin import GOOD, HeldBackend, model_server, serving
 
 from gonggam.errors import UserError
 from pipeline.chat.counselor import Counselor
@@ -18,7 +19,7 @@ from pipeline.chat.reply import Reply
 from pipeline.chat.turn import Ask
 from pipeline.serve.app import create_app
 from pipeline.serve.errors import ApiError
-from pipeline.serve.guard import BodyLimit
+from pipeline.serve.guard import BodyLimit, Watch
 from pipeline.serve.meter import Meter
 from pipeline.serve.options import ServeOptions
 from pipeline.serve.queue import ReplyQueue
@@ -93,6 +94,36 @@ def test_a_body_has_its_limit_told_or_not(plain):
     assert plain.post(CHAT, json=BODY).status_code == 200
 
 
+@pytest.mark.parametrize(("limit", "status"), [(10, 200), (9, 413)])
+def test_a_body_that_comes_in_parts_is_one(limit, status):
+    app = FastAPI()
+
+    @app.post("/")
+    async def length(request: Request) -> int:
+        return len(await request.body())
+
+    parts = [{"type": "http.request", "body": b"x" * 5, "more_body": more} for more in (True, False)]
+    told = asyncio.run(asked(BodyLimit(app, limit), "/", parts))
+    assert told[0]["status"] == status
+    if status == 200:
+        assert told[1]["body"] == b"10"
+
+
+async def asked(app, path, parts):
+    """What an application answers to a POST request whose body comes in these messages."""
+    told, left = [], list(parts)
+
+    async def receive():
+        return left.pop(0)
+
+    async def send(message):
+        told.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    await app(scope, receive, send)
+    return told
+
+
 def test_a_body_that_never_ends_is_not_waited_for():
     told = []
 
@@ -129,6 +160,34 @@ def test_a_fault_is_logged_without_its_words(caplog):
         streamed = httpx.post(address + CHAT, json={**BODY, "stream": True})
     assert SECRET not in answer.text + streamed.text + caplog.text
     assert "fault: RuntimeError at chat_standin.py" in caplog.text
+
+
+def test_a_fault_amid_the_response_is_logged_without_its_words(caplog):
+    async def begins(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError(SECRET)
+
+    meter = Meter()
+    with caplog.at_level(logging.INFO):
+        told = asyncio.run(asked(Watch(begins, meter), "/", []))
+    assert [message["type"] for message in told] == ["http.response.start"]  # cut off, not answered twice
+    assert "fault: RuntimeError at test_serve_guard.py" in caplog.text
+    assert SECRET not in caplog.text
+    assert 'status="200"} 1.0' in meter.text().decode()
+
+
+def test_a_path_without_its_value_is_counted_as_it_came():
+    app, meter = FastAPI(), Meter()
+
+    @app.post("/files/{path:path}")
+    async def file(path: str) -> str:
+        return path
+
+    for path, route in (("/files/", "/files/"), (f"/files/{SECRET}", "/files/{path}")):
+        told = asyncio.run(asked(Watch(app, meter), path, [{"type": "http.request", "body": b""}]))
+        assert told[0]["status"] == 200
+        assert f'route="{route}",status="200"}} 1.0' in meter.text().decode()
+    assert SECRET not in meter.text().decode()
 
 
 def test_metrics_count_replies_and_tokens(plain):

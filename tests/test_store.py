@@ -156,6 +156,17 @@ def test_many_messages_at_once_are_all_counted(url):
     store.close()
 
 
+def test_a_character_that_is_none_is_told_and_nothing_is_written(store):
+    person, room = someone(store)
+    with pytest.raises(UserError, match="no character '없는 말투'"):
+        store.rooms.start(person.id, "없는 말투")
+    claim = store.claims.enter(person.id, room.id).claim
+    with pytest.raises(UserError, match="no character '없는 말투'"):
+        store.rooms.write(room.id, claim, draft(character="없는 말투"))
+    assert [(one.id, one.dialogs) for one in store.rooms.of(person.id)] == [(room.id, 0)]
+    assert store.rooms.write(room.id, claim, draft()).position == 0  # the claim still holds
+
+
 def test_a_room_answers_one_request_at_a_time_and_a_lost_claim_writes_nothing(url):
     store = Store.open(url)
     person, room = someone(store)
