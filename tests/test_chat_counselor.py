@@ -150,6 +150,14 @@ def test_nothing_of_a_crisis_is_kept_unless_the_recipe_says_so(memory):
     assert bot(memory=memory).export("a") == {"format": 1, "user": "a", "exchanges": []}
 
 
+def test_a_reply_without_an_emotion_is_remembered_without_one(memory):
+    said = Reply(text=GOOD, source="model", risk="none", memorable=True)
+    bot(memory=memory).remember("면접을 봤어", said, user="a", session="1")
+    again = bot(memory=memory)
+    assert "meta" not in again.export("a")["exchanges"][0]
+    assert [(turn.user, turn.emotion) for turn in again.history("a", "1")] == [("면접을 봤어", None)]
+
+
 def test_without_a_memory_there_is_nothing_to_take_along_and_nothing_left_to_erase():
     counselor = bot()
     counselor.reply("면접을 봤어", user="a", session="1")

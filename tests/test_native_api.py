@@ -334,8 +334,10 @@ def test_memories_are_listed_forgotten_and_taken_along(client, minji):
     assert client.get("/api/memory", headers=minji).json() == []
     said = client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()
     assert [d["exchange"] for d in said] == [None, None]
+    new = send(client, minji, room, "고양이를 데려왔어요").json()["dialog"]
     assert client.delete(f"/api/dialogs/{said[0]['id']}", headers=minji).status_code == 204  # long forgotten
-    assert client.get(f"/api/rooms/{room}/dialogs", headers=minji).json() == said[1:]
+    assert client.get(f"/api/rooms/{room}/dialogs", headers=minji).json() == [said[1], new]
+    assert [row["id"] for row in client.get("/api/memory", headers=minji).json()] == [new["exchange"]]
 
 
 def test_a_model_answers_to_the_sentiment_it_is_given_or_tells_it_by_itself(tmp_path):
@@ -422,6 +424,8 @@ def test_what_is_given_up_is_not_kept(tmp_path, how):
         said = next(answer for answer in answers if answer.status_code == 201)
         assert said.json()["dialog"]["position"] == 0
         assert [row["user"] for row in other.get("/api/memory").json()] == ["다시 왔어요"]
+        counted = (other.get("/metrics").text for _ in range(500))  # once the request has ended: given up, no fault
+        assert any(f'route="/api/rooms/{{room}}/{how}",status="499"' in numbers for numbers in counted)
 
 
 def test_without_accounts_everybody_is_one(tmp_path):

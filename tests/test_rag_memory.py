@@ -183,6 +183,15 @@ def test_processes_see_each_others_news_and_a_killed_forget_leaves_nothing_half(
     assert {entry.id for entry in memory.recent(99)} == left
 
 
+def test_who_was_erased_elsewhere_does_not_come_back_with_the_index(tmp_path):
+    here, elsewhere = store(tmp_path, lexical=0), store(tmp_path, lexical=0)
+    here.for_user("u").add("비밀 이야기", "네")
+    for name in ("u", "who never said a word"):
+        elsewhere.forget(name)
+    here.close()
+    assert list(tmp_path.glob("users/*/*")) == []
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit on the size of files")
 def test_a_full_disk_is_told_and_leaves_nothing_half(tmp_path):
     import resource
@@ -518,6 +527,7 @@ def test_a_key_is_changed_where_an_index_is_missing_or_damaged(tmp_path):
     sealed_store(tmp_path, 7).for_user("v").add("둘", "네")  # its index was never saved
     (tmp_path / "users" / "ab" / ("ab" * 32)).mkdir(parents=True)  # of a user whose erasure was cut off
     assert reseal(tmp_path, Shift(9, 7)) == 3
+    assert not damaged.exists()  # else words under the old key would stay
     last = sealed_store(tmp_path, 9)
     assert [last.for_user(name).recall("하나나 둘", 1)[0].user for name in ("u", "v")] == ["하나", "둘"]
 
