@@ -111,6 +111,8 @@ def test_a_room_from_its_first_message_to_goodbye(client, minji, tmp_path):
     assert (changed["title"], changed["character"], changed["dialogs"]) == ("새 이름", "기본", 2)
     unnamed = client.patch(f"/api/rooms/{room}", json={"title": ""}, headers=minji).json()
     assert (unnamed["title"], unnamed["character"]) == (None, "기본")
+    other = client.patch(f"/api/rooms/{room}", json={"character": "반말친구"}, headers=minji).json()
+    assert (other["title"], other["character"]) == (None, "반말친구")
 
     assert send(client, minji, room, "오늘은 여기까지 할게요").json()["ended"]
     assert send(client, minji, room, "저기요").json()["code"] == "room_ended"
