@@ -5,6 +5,8 @@ import copy
 import pytest
 from test_train_pack import SHAPES, far, gradient, model_of
 
+from pipeline.identity import identity, write_identity
+
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
@@ -35,7 +37,7 @@ def trainer(tokenizer, tmp_path):
     from pipeline.train.loop import arguments
     from pipeline.train.sft import lora
 
-    def build(shape="llama", shared=True, rows=None, **given):
+    def build(shape="llama", shared=True, rows=None, adapter=None, **given):
         model = model_of(shape)
         if not shared:
             model.set_attn_implementation("eager")
@@ -43,7 +45,7 @@ def trainer(tokenizer, tmp_path):
         targets = {"r": 2, "target_modules": "all-linear", "init_lora_weights": False}
         torch.manual_seed(1)
         one, way = pair_trainer(
-            model, tokenizer, rows or pairs(), arguments(given, tmp_path, 1), lora(targets), given.pop("adapter", None)
+            model, tokenizer, rows or pairs(), arguments(given, tmp_path, 1), lora(targets), adapter
         )
         assert ("once" in way) == shared
         return one
@@ -137,11 +139,65 @@ def test_training_with_kept_references_is_training_with_fresh_ones(trainer, tmp_
     assert far(*ends) < 1e-4
 
 
+def test_the_loss_is_taken_against_the_reference_that_was_attached(trainer):
+    one, reference = trainer(rows=pairs(2)), torch.tensor([[-1.0, -2.5], [-4.0, -3.0]])
+    policy = torch.tensor(one.logprobs(pairs(2)))
+    one.attach_reference(reference.tolist())
+    gained = policy - reference
+    expected = -torch.nn.functional.logsigmoid(one.beta * (gained[:, 0] - gained[:, 1])).mean()
+    assert loss_of(one, one.train_dataset)[0] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_before_training_the_policy_is_its_own_reference(trainer, tmp_path):
+    one = trainer()
+    one.model.save_pretrained(tmp_path / "adapter")
+    write_identity(tmp_path / "adapter", identity(model_of("llama")))
+    for given in ({}, {"ld_alpha": 0.5}):
+        again = trainer(adapter=tmp_path / "adapter", **given)
+        policy, reference = (torch.tensor(again.logprobs(pairs(), reference=side)) for side in (False, True))
+        assert torch.allclose(policy, reference, atol=1e-4), given
+        assert policy.unique().numel() == 8
+
+
+@pytest.mark.parametrize("given", [{}, {"precompute_ref_batch_size": 2}])
+def test_log_probabilities_are_taken_without_dropout_over_prompts_of_like_length(trainer, given):
+    one = trainer(shared=False, **given)
+    rows, modes, batches = pairs(8), set(), []
+    one.model.base_model.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    collate = one.data_collator
+    one.data_collator = lambda some: batches.append([len(pair["prompt_ids"]) for pair in some]) or collate(some)
+    for mode in (True, False):
+        one.model.train(mode)
+        one.logprobs(rows)
+        assert one.model.training == mode, "the model is left as it was"
+    assert modes == {False}
+    lengths, size = sorted(len(pair["prompt_ids"]) for pair in rows), 2 if given else 4
+    assert batches == [lengths[at : at + size] for at in range(0, 8, size)] * 2
+
+
+def keeps_a_softmax(trainer, rows):
+    """Whether log-probabilities over the vocabulary wait for the backward pass; and loss and gradient."""
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one.detach()) or one, lambda one: one):
+        found = loss_of(trainer, rows)
+    wide = [one for one in kept if one.shape[1:] == (64,) and one.is_floating_point()]
+    return any(torch.allclose(one.exp().sum(1), torch.ones(len(one))) for one in wide), found
+
+
+def test_the_softmax_of_a_large_batch_is_computed_again_in_parts_instead_of_kept(trainer):
+    rows = pairs(120)
+    assert keeps_a_softmax(trainer(), rows[:40])[0]
+    kept, found = keeps_a_softmax(trainer(), rows)
+    wanted = loss_of(trainer(shared=False), rows)
+    assert not kept
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5)
+    assert far(found[1], wanted[1]) < 1e-3, "120 gradients cancel, and so show the rounding"
+
+
 def test_an_adapter_of_another_base_is_refused(trainer, tmp_path):
     from peft import get_peft_model
 
     from gonggam.errors import UserError
-    from pipeline.identity import identity, write_identity
     from pipeline.train.dpo import load_adapter
     from pipeline.train.sft import lora
 
@@ -204,6 +260,11 @@ def test_several_rejected_replies_share_prompt_and_chosen_reply(trainer, given):
     ours, trl = trainer(rows=rows, **given), trainer(rows=rows, shared=False, **given)
     batch = ours.data_collator(list(ours.train_dataset))
     assert [len(example["pairs"]) for example in ours.train_dataset] == [3, 1]
+    assert batch["input_ids"].shape == (
+        8,
+        1 + max(len(row[f"{side}_ids"]) for row in rows for side in ("chosen", "rejected")),
+    )
+    assert batch["row"]["attention_mask"].numel() == 1, "no square mask is made"
     assert sum(length for length, shared in batch["row"]["segments"] if not shared) == sum(
         len(pair["prompt_ids"]) + len(pair["chosen_ids"]) for pair in (one, third)
     )

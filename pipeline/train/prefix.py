@@ -102,12 +102,12 @@ class PairTrainer(Named, DPOTrainer):
         """Log-probabilities (nats, summed over a reply) under the reference, of chosen and rejected replies."""
         return super().compute_ref_log_probs(self._way(model), inputs)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool) -> Any:
+    def _compute_loss(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Any:
         if "ref_chosen_logps" not in inputs:
             chosen, rejected = self.compute_ref_log_probs(model, inputs)
             inputs = {**inputs, "ref_chosen_logps": chosen, "ref_rejected_logps": rejected}
         wanted = ("entropy", "mean_logits", "is_top1", *(["log_sum_sq_probs"] if self.args.use_weighting else []))
-        return super()._compute_loss(self._way(model, wanted), inputs, return_outputs)
+        return super()._compute_loss(self._way(model, wanted), inputs, *rest)
 
     def training_pairs(self) -> list[Pair]:
         """The pairs in the order of the training examples."""
@@ -148,10 +148,15 @@ class PairTrainer(Named, DPOTrainer):
 
     def _policy(self, model: Any, inputs: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORE)
-        given = {k: v for k, v in inputs.items() if k in ("input_ids", "attention_mask", "row")}
+        given = {name: inputs[name] for name in ("input_ids", "row") if name in inputs}  # padded behind, so unmasked
         with self.accelerator.autocast():
             outputs = self._way(model)(**given, labels=labels, use_cache=False, fused_lm_head=True)
-        chosen, rejected = outputs.log_probs.sum(dim=1).chunk(2, dim=0)
+        logps = outputs.log_probs
+        if self.ld_alpha is not None:  # as TRL weighs the reference: less from where the shorter reply ends
+            place = (labels[:, 1:] != IGNORE).cumsum(dim=1)
+            shorter = torch.minimum(*place[:, -1].chunk(2)).repeat(2)
+            logps = torch.where(place > shorter[:, None], self.ld_alpha * logps, logps)
+        chosen, rejected = logps.sum(dim=1).chunk(2)
         return chosen, rejected
 
 
@@ -188,14 +193,16 @@ def _replies(model: Any, wanted: Sequence[str], *, row: dict[str, Any], labels: 
 def _statistics(logits: torch.Tensor, target: torch.Tensor, wanted: Sequence[str]) -> dict[str, torch.Tensor]:
     """Per token: log-probability (with gradient), and of entropy, mean logit and so on what is ``wanted``."""
     logits = logits.float()
-    every = logits.log_softmax(dim=-1)
-    found = {"log_probs": every.gather(-1, target[:, None]).squeeze(-1)}
+    every = logits.log_softmax(1)
+    found = {"log_probs": every.gather(1, target[:, None]).squeeze(1)}
+    if not wanted:
+        return found
     with torch.no_grad():
-        probabilities = every.exp() if {"entropy", "log_sum_sq_probs"} & {*wanted} else every
+        probabilities = every.exp()
         kinds = {
             "entropy": lambda: -torch.linalg.vecdot(probabilities, every),
-            "mean_logits": lambda: logits.mean(-1),
+            "mean_logits": lambda: logits.mean(1),
             "log_sum_sq_probs": lambda: torch.linalg.vecdot(probabilities, probabilities).log(),
-            "is_top1": lambda: every.max(-1).indices == target,  # argmax is three times slower on a processor
+            "is_top1": lambda: every.max(1).indices == target,  # argmax is three times slower on a processor
         }
         return found | {name: kinds[name]() for name in wanted}
