@@ -39,7 +39,7 @@ def parse_score(text: str, scores: Sequence[int]) -> tuple[int | None, str | Non
 
     "4", "- 공감: 4점", "4/5" and "**4**" are scores; "5점 만점에 4점", "4.5", "3~4" and prose are not.
     """
-    bare = re.sub(r"(?<=\d)\s*/\s*\d+", "", text)
+    bare = re.sub(r"(?<=\d)\s*/\s*\d+(?:[.,]\d+)*", "", text)
     numbers = set(re.findall(r"\d+(?:[.,]\d+)*", bare))
     if len(numbers) > 1:
         return None, "several scores"

@@ -6,14 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 # The same examples everywhere: what passes here passes for whoever clones. New ones come with
 # `pytest --hypothesis-profile=default`, as docs/contributing.md says. Neither looks at the clock: a busy machine is
-# no mistake of the code.
+# no mistake of the code. To kill a mutant any example will do, it need not be the smallest.
 UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("default", **UNTIMED)
 settings.register_profile("same", derandomize=True, **UNTIMED)
+settings.register_profile("mutants", derandomize=True, phases=(Phase.explicit, Phase.generate), **UNTIMED)
 settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -31,7 +31,16 @@ def test_expected_score_lies_within_the_scale(weights):
 
 @pytest.mark.parametrize(
     ("text", "score"),
-    [("4", 4), (" 4\n", 4), ("- 공감: 4점", 4), ("4/5", 4), ("**4**", 4), ("Score: 3.", 3), ("4점입니다. 4점!", 4)],
+    [
+        ("4", 4),
+        (" 4\n", 4),
+        ("- 공감: 4점", 4),
+        ("4/5", 4),
+        ("4 / 5.0", 4),
+        ("**4**", 4),
+        ("Score: 3.", 3),
+        ("4점입니다. 4점!", 4),
+    ],
 )
 def test_scores_that_are_read(text, score):
     assert parse_score(text, range(1, 6)) == (score, None)

@@ -138,7 +138,10 @@ LONG = talk("힘들어", "많이 지치셨군요.", "응", "무슨 일이 있었
 def test_a_conversation_that_just_fits_is_one_row_and_one_token_less_makes_two(tokenizer):
     whole = supervise(tokenizer, LONG)
     assert windows(tokenizer, LONG, None) == windows(tokenizer, LONG, len(whole.input_ids)) == [whole]
+    assert windows(tokenizer, LONG, None, first=2) == [supervise(tokenizer, LONG, first=2)]
     assert windows(tokenizer, LONG, None, name="row-3")[0].name == "row-3"
+    unanswered = supervise(tokenizer, [*LONG, *talk("응")])
+    assert windows(tokenizer, [*LONG, *talk("응")], len(unanswered.input_ids)) == [unanswered]
     rows = windows(tokenizer, LONG, len(whole.input_ids) - 1, name="row-3")
     assert [row.name for row in rows] == ["row-3"] * 2
     assert rows[0] == supervise(tokenizer, LONG[:4], name="row-3"), "as many replies as fit, from the first on"

@@ -259,7 +259,8 @@ def test_several_rejected_replies_share_prompt_and_chosen_reply(trainer, given):
     rows = [one, {**other, **shared}, third, {**third, **shared}]
     ours, trl = trainer(rows=rows, **given), trainer(rows=rows, shared=False, **given)
     batch = ours.data_collator(list(ours.train_dataset))
-    assert [len(example["pairs"]) for example in ours.train_dataset] == [3, 1]
+    assert [example["names"] for example in ours.train_dataset] == [["p-0", "p-1", "p-2"], ["p-2"]]
+    assert [example["names"] for example in trl.train_dataset] == [["p-0"], ["p-1"], ["p-2"], ["p-2"]]
     assert batch["input_ids"].shape == (
         8,
         1 + max(len(row[f"{side}_ids"]) for row in rows for side in ("chosen", "rejected")),

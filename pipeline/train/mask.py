@@ -100,8 +100,8 @@ def windows(
     whole = supervise(tokenizer, messages, first=first, name=name)
     if max_length is None or len(whole.input_ids) <= max_length:
         return [whole]
-    system = [m for m in messages[:1] if m["role"] == "system"]
-    turns = list(messages[len(system) :])
+    lead = int(messages[0]["role"] == "system")
+    system, turns = messages[:lead], messages[lead:]
     ends = [i + 1 for i, turn in enumerate(turns) if turn["role"] == "assistant"]
     starts = [0, *ends[:-1]]
     rows: list[Row] = []
