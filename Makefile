@@ -20,7 +20,8 @@ bench: setup  ## every benchmark that fits this machine, then the card: bench/re
 coverage: setup  ## branches of what must not break, as the tests take them; fails below 95 %
 	OMP_NUM_THREADS=1 $(BIN)/python bench/branches.py
 
-mutants: setup  ## small changes to the mask, reassembly, shared prefix and score that no test notices; hours
+mutants: setup  ## small changes to the mask, reassembly, shared prefix and score that no test notices; minutes
+	rm -rf mutants
 	OMP_NUM_THREADS=1 nice -n 15 $(BIN)/python bench/mutants.py
 
 setup: .venv/installed

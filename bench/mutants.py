@@ -2,8 +2,9 @@
 
 mutmut changes one thing at a time in the files that ``[tool.mutmut]`` in pyproject.toml names, and runs the tests that
 reach it. Survivors whose change is in ``bench/mutants.yaml`` are explained there; the others want a test, and the exit
-status is 1, as it is where an explanation fits no survivor. ``--count`` only counts again what the last run left in
-``mutants/``. Nothing is written to ``bench/results`` before every mutant was run.
+status is 1, as it is where an explanation fits no survivor. What an earlier run left in ``mutants/`` is believed where
+the code is the same: ``make mutants`` starts anew, the script goes on, and with ``--count`` it only counts. Nothing is
+written to ``bench/results`` before every mutant was run.
 """
 
 from __future__ import annotations

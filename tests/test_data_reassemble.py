@@ -62,6 +62,10 @@ def test_each_rule_can_be_switched_off(switches, expected):
     assert found.tolist() == expected
 
 
+def test_hashes_of_all_64_bits_are_told_apart():
+    assert fates([1, 2**63, 2**63 + 1, 2**63], [1, 1, 1, 1]).tolist() == [KEPT, KEPT, KEPT, DUPLICATE]
+
+
 def test_no_rows_have_no_fate():
     assert fates([], []).tolist() == []
     assert reassemble([]) == []

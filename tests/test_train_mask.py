@@ -44,6 +44,7 @@ PHI3 = (
 QWEN3 = CHATML.replace(
     "m['content']", "('<think>\n\n</think>\n\n' if loop.last and m['role'] == 'assistant' else '') + m['content']"
 )
+PLAIN = "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
 OWN = ("chatml", "eeve", "kogpt2", "kullm-polyglot", "kullm3")  # shipped as files
 # Templates, and the token that ends a turn where it is not the tokenizer's own EOS from the start.
 TEMPLATES = {
@@ -233,11 +234,12 @@ def test_a_template_without_eos_is_refused(tokenizer):
 
 
 def test_a_reply_the_tokenizer_cannot_write_stops_the_run(tokenizer):
-    poor = words_tokenizer(
-        ["<unk>", "</s>", "안녕"], "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
-    )
-    with pytest.raises(UserError, match=r"^row-7: the vocabulary of words lacks .모르는말. of a reply\. clean"):
-        supervise(poor, talk("안녕", "모르는말"), name="row-7")
+    poor = words_tokenizer(["<unk>", "</s>", "안녕"], PLAIN)
+    for unknown in ("모르는말", "모" * 30):
+        with pytest.raises(
+            UserError, match=rf"^row-7: the vocabulary of words lacks '{unknown[:20]}' of a reply\. clean"
+        ):
+            supervise(poor, talk("안녕", f"안녕 {unknown}"), name="row-7")
 
 
 def words_tokenizer(vocabulary, chat_template, normalizer=None):
@@ -265,20 +267,29 @@ def test_a_reply_that_melts_into_the_prompt_is_refused():
         supervise(melting, talk("안녕", "네"), name="row-7")
 
 
-def test_replies_are_read_back_as_they_were_written(tokenizer):
-    from copy import deepcopy
-
-    tidy = deepcopy(tokenizer)
-    tidy.clean_up_tokenization_spaces = True  # as GPT-2's does: it would take the blank before a full stop away
+def test_replies_are_read_back_as_they_were_written():
+    tidy = words_tokenizer(["<unk>", "</s>", "안녕", "네▁네", ".", "정말", "?"], PLAIN)
+    tidy.clean_up_tokenization_spaces = True  # as BERT's does: it would take the blank before a full stop away
     said = "네▁네 . 정말 ?"
-    assert spoken(tidy, supervise(tidy, talk("안녕", said))) == [said + END]
+    assert spoken(tidy, supervise(tidy, talk("안녕", said))) == [said + " </s>"]
+
+
+def test_a_reply_that_is_read_back_otherwise_is_refused():
+    from tokenizers import decoders
+
+    odd = words_tokenizer(["<unk>", "</s>", "안녕", "네" * 90], PLAIN)
+    odd.backend_tokenizer.decoder = decoders.Replace("네", "내")
+    with pytest.raises(
+        UserError,
+        match=r"^row-7: the supervised tokens spell '내{80}', not the reply\. the tokenizer cannot write this",
+    ):
+        supervise(odd, talk("안녕", "네" * 90), name="row-7")
 
 
 def test_what_the_tokenizer_normalizes_is_still_the_reply():
     from tokenizers import normalizers
 
-    template = "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
-    lower = words_tokenizer(["<unk>", "</s>", "안녕", "hello"], template, normalizers.Lowercase())
+    lower = words_tokenizer(["<unk>", "</s>", "안녕", "hello"], PLAIN, normalizers.Lowercase())
     assert supervise(lower, talk("안녕", "Hello")).labels == [IGNORE, IGNORE, 3, 1]
 
 
@@ -311,9 +322,7 @@ def test_rows_whose_replies_the_vocabulary_cannot_write_are_left_out_and_counted
     from pipeline.train.data import dpo_rows, sft_rows
 
     known = "힘드셨겠어요"
-    words = words_tokenizer(
-        ["<unk>", "</s>", "안녕", known], "{% for m in messages %}{{ m['content'] + ' </s> ' }}{% endfor %}"
-    )
+    words = words_tokenizer(["<unk>", "</s>", "안녕", known], PLAIN)
     talks = [{"id": f"c{n}", "messages": talk("안녕", known)} for n in range(10)]
     talks.insert(0, {"id": "odd", "messages": talk("안녕", known + " 똠")})
     pairs = [

@@ -149,14 +149,15 @@ def test_the_loss_is_taken_against_the_reference_that_was_attached(trainer):
 
 
 def test_before_training_the_policy_is_its_own_reference(trainer, tmp_path):
-    one = trainer()
+    one, as_long = trainer(), {"chosen_ids": list(range(2, 14)), "rejected_ids": list(range(22, 34))}
+    rows = [*pairs(), {**pairs()[0], **as_long}]
     one.model.save_pretrained(tmp_path / "adapter")
     write_identity(tmp_path / "adapter", identity(model_of("llama")))
     for given in ({}, {"ld_alpha": 0.5}):
         again = trainer(adapter=tmp_path / "adapter", **given)
-        policy, reference = (torch.tensor(again.logprobs(pairs(), reference=side)) for side in (False, True))
+        policy, reference = (torch.tensor(again.logprobs(rows, reference=side)) for side in (False, True))
         assert torch.allclose(policy, reference, atol=1e-4), given
-        assert policy.unique().numel() == 8
+        assert policy.unique().numel() == 10
 
 
 @pytest.mark.parametrize("given", [{}, {"precompute_ref_batch_size": 2}])

@@ -76,8 +76,10 @@ def supervise(
                 "the chat template must end its generation prompt at a token boundary",
             )
         stop = next((k for k, (left, _) in enumerate(offsets) if left >= end), None)
-        labels[len(context) : stop] = ids[len(context) : stop]
-        _prove(tokenizer, ids[len(context) : stop], text[start:end], name)
+        said = slice(len(context), stop)
+        labels[said] = ids[said]
+        pieces = [text[left:right] for left, right in offsets[said]]
+        _prove(tokenizer, ids[said], pieces, text[start:end], name)
     return Row(ids, labels, name)
 
 
@@ -150,13 +152,11 @@ def _ends(tokenizer: PreTrainedTokenizerBase) -> Iterator[str | None]:
     yield end_of_turn(tokenizer)  # asked of the template only where it is not EOS
 
 
-def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], expected: str, name: str) -> None:
-    """Check that the supervised ids spell the reply and EOS."""
+def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], pieces: list[str], expected: str, name: str) -> None:
+    """Check that the supervised ids, which stand for these ``pieces`` of text, spell the reply and EOS."""
     unknown = tokenizer.unk_token_id
     if unknown in ids and unknown != tokenizer.eos_token_id:  # GPT-2's is its EOS, and it lacks no character
-        read = tokenizer(expected, add_special_tokens=False, return_offsets_mapping=True)
-        spans = zip(read["input_ids"], read["offset_mapping"], strict=True)
-        lacking = next((expected[start:end] for token, (start, end) in spans if token == unknown), "a character")
+        lacking = pieces[ids.index(unknown)]
         raise Unwritable(
             f"{name}: the vocabulary of {tokenizer.name_or_path} lacks {lacking[:20]!r} of a reply",
             "clean the row or choose another base model",
@@ -164,7 +164,7 @@ def _prove(tokenizer: PreTrainedTokenizerBase, ids: list[int], expected: str, na
     normalizer = tokenizer.backend_tokenizer.normalizer
     if normalizer is not None:
         expected = normalizer.normalize_str(expected)
-    decoded = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    decoded = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     # SentencePiece writes a blank as ▁, and its normaliser puts one in front of every text.
     if decoded.replace("▁", " ").strip() != expected.replace("▁", " ").strip():
         raise UserError(
