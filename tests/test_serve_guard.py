@@ -11,7 +11,7 @@ import httpx
 import pytest
 from chat_standin import ScriptedBackend
 from fastapi import FastAPI, Request
-from serve_standin import GOOD, HeldBackend, model_server, serving
+from serve_standin import GOOD, HeldBackend, serving
 
 from gonggam.errors import UserError
 from pipeline.chat.counselor import Counselor
