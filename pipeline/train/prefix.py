@@ -187,7 +187,7 @@ def _replies(model: Any, wanted: Sequence[str], *, row: dict[str, Any], labels: 
     ]
     fields = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     laid_out = {name: value.new_zeros(mask.shape).masked_scatter(mask, value) for name, value in fields.items()}
-    return FusedCausalLMOutput(**laid_out, label_mask=mask)
+    return FusedCausalLMOutput(**laid_out)
 
 
 def _statistics(logits: torch.Tensor, target: torch.Tensor, wanted: Sequence[str]) -> dict[str, torch.Tensor]:
