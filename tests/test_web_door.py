@@ -166,7 +166,7 @@ def test_a_room_of_somebody_else_is_not_there(app, client):
     app.state.counselor.remember("나의 비밀", reply_of(app), user=owner.memory, session=room)
     assert scenes.open(guest, {"room": room}, None)[:2] == (
         {"open": None, "rooms": [], "more": False},
-        {"room": None, "title": None, "ended": False, "more": False, "dialogs": []},
+        {"room": None, "title": None, "ended": False, "more": False, "dialogs": [], "pending": []},
     )
     scenes.speak(guest, None, {"open": room}, "할아버지")
     assert app.state.store.rooms.get(owner.person.id, room).character == "기본"
