@@ -73,6 +73,7 @@ class ReplyQueue:
         def pump() -> None:
             last: Reply | Exception
             try:
+                self._pay(owner)
                 for piece in stream:
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
                 last = stream.reply
@@ -112,8 +113,6 @@ class ReplyQueue:
         await asyncio.to_thread(self._pool.shutdown)
 
     async def _enter(self, owner: str) -> None:
-        if self.spend and (wait := await asyncio.to_thread(self.spend, owner)):
-            self._refuse("pace", "This user sent too many messages within a minute.", wait)
         if self.running < self.parallel:
             self._count(running=1)
             return
@@ -134,6 +133,11 @@ class ReplyQueue:
             else:
                 self._drop(owner, turn)
             raise
+
+    def _pay(self, owner: str) -> None:
+        """Count a message only now that its turn has come: one that the queue refused cost nothing."""
+        if self.spend and (wait := self.spend(owner)):
+            self._refuse("pace", "This user sent too many messages within a minute.", wait)
 
     def _leave(self, seconds: float | None) -> None:
         """A place is free: it goes to whoever is next."""
