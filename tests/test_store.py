@@ -23,7 +23,7 @@ from pipeline.cipher import Cipher, new_key, read_keys
 from pipeline.cli import main
 from pipeline.serve.accounts import Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
-from pipeline.serve.store import Database, LostClaim, Store, database, default_url, migrate
+from pipeline.serve.store import Database, LostClaim, Store, claims, database, default_url, migrate
 from pipeline.serve.store.models import Base, Counsel, Dialog, Worker
 from pipeline.serve.store.pace import Pace
 from pipeline.serve.store.records import Draft
@@ -121,6 +121,22 @@ def test_the_same_life_on_every_server(url):
     counts = store.insight.counts()
     assert (counts.users, counts.rooms, counts.dialogs, counts.choices, counts.ratings) == (0, 0, 0, 0, {})
     assert store.upkeep.expire(0) == 0
+    store.close()
+
+
+def test_of_a_long_room_the_next_reply_is_told_the_newest_and_every_danger(url):
+    store = Store.open(url)
+    person, room = someone(store)
+    for place in range(claims.IN_VIEW + 2 * claims.STRIDE + 1):
+        claim = store.claims.enter(person.id, room.id).claim
+        store.rooms.write(room.id, claim, draft(f"{place}", risk="high" if place == 7 else "none"))
+        if place == claims.IN_VIEW:
+            claim = store.claims.enter(person.id, room.id, said=True)
+            assert [one.message for one in claim.said] == [f"{n}" for n in range(place + 1)]
+            store.claims.release(room.id, claim.claim)
+    told = [one.message for one in store.claims.enter(person.id, room.id, said=True).said]
+    first = 2 * claims.STRIDE
+    assert told == ["7", *(f"{n}" for n in range(first, first + claims.IN_VIEW + 1))]
     store.close()
 
 

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, exists, or_, select, update
+from sqlalchemy import Connection, bindparam, exists, func, or_, select, update
 
 from pipeline.chat.reply import Emotion
 from pipeline.chat.safety import Risk
@@ -24,6 +24,10 @@ from pipeline.serve.store.workers import Workers
 
 LEASE = timedelta(seconds=30)
 """How long a claim on a room holds if whoever made it is never heard of again, and cannot be seen to be gone."""
+
+IN_VIEW, STRIDE = 200, 100
+"""The next reply is told of the newest `IN_VIEW` exchanges of a room and of up to `STRIDE` more, so that the first one
+told of stays the same for a while (as the prompt's beginning does). Of those before them only dangers are told."""
 
 _ROOM, _SAID = table(Counsel), table(Dialog)
 _NAME = 12  # letters of a claim that name its worker
@@ -62,7 +66,7 @@ class Entered:
         claim: name of the claim; None: closed or another request is in it.
         abandoned: an earlier claim was taken over, so that what its request did to the memory must be put right.
         undecided: two replies were offered in it, of which none was chosen.
-        said: the exchanges, oldest first, where they were asked for.
+        said: the exchanges that the next reply is told of (`IN_VIEW`), oldest first, where they were asked for.
     """
 
     room: str
@@ -178,10 +182,12 @@ _RENEW = update(_ROOM).where(_HERE, _MINE).values(claim_until=bindparam("until")
 _FINISH = update(_ROOM).where(_HERE, _MINE).values(_FREED)
 _END = _FINISH.values(ended_at=bindparam("moment"))
 _FELT = table(EmotionLog)
+_LAST = select(func.max(_SAID.c.position)).where(_SAID.c.counsel_id == bindparam("room")).scalar_subquery()
+_FIRST = _LAST - _LAST % STRIDE - IN_VIEW
 _TOLD = (
     select(*_SAID.c["id", "message", "reply", "risk", "exchange"], table(Character).c.name, *_FELT.c["label", "score"])
     .join(table(Character))
     .outerjoin(_FELT)
-    .where(_SAID.c.counsel_id == bindparam("room"))
+    .where(_SAID.c.counsel_id == bindparam("room"), or_(_SAID.c.position >= _FIRST, _SAID.c.risk == "high"))
     .order_by(_SAID.c.position)
 )
