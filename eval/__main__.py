@@ -66,7 +66,7 @@ def _run(a: argparse.Namespace) -> None:
     if not systems:
         systems["reference"] = [item["reference"] for item in items]
     options = EvalOptions(
-        rubric=a.rubric, judge=a.judge or None, limit=len(items), repeats=a.repeats, pairwise=a.pairwise
+        rubric=a.rubric, judge=a.judge or None, items=len(items), repeats=a.repeats, pairwise=a.pairwise
     )
     pairs = [_pair(number, row) for number, row in enumerate(load_rows(a.pairs), 1)] if a.pairs else []
     pairs = spread_out(pairs, options.calibration_pairs)

@@ -73,7 +73,7 @@ def collect(
         UserError: as `eval.run.evaluate` says.
     """
     options, out = options or EvalOptions(), Path(out)
-    items = [dict(item) for item in items][: options.limit]
+    items = [dict(item) for item in items][: options.items]
     items, systems, left_out = usable(items, systems)
     judges = _judges(judge, options)
     _refuse_pair_judge([judge.spec.model for judge in judges], given.get("pair_judge"), options)

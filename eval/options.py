@@ -35,7 +35,7 @@ class EvalOptions(BaseModel):
         description="Who judges: name of a shipped judge, path of a judge YAML, the YAML's content, a list of these "
         "(a jury), `local` (the run's own model, in process), or null for judge-free metrics only.",
     )
-    limit: int = Field(20, ge=1, description="Held-out conversations whose last reply is evaluated.")
+    items: int = Field(20, ge=1, description="Held-out conversations whose last reply is evaluated.")
     history_turns: int | None = Field(
         None, ge=1, description="Last messages of a dialogue shown to the judge; all if absent. For small windows."
     )

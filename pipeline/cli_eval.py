@@ -60,7 +60,7 @@ def run(
     from pipeline.run import Run
     from pipeline.yardsticks import pair_makers
 
-    given = {"judge": judge, "rubric": rubric, "limit": limit, "repeats": repeats, "pairwise": pairwise}
+    given = {"judge": judge, "rubric": rubric, "items": limit, "repeats": repeats, "pairwise": pairwise}
     wanted: dict[str, object] = {key: value for key, value in given.items() if value is not None}
     if rubric:
         wanted["criteria"] = None  # those of the recipe belong to its own rubric
@@ -104,7 +104,7 @@ def compare(
     if found.left_out:
         console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
     if judge or found.raw is None:
-        options = EvalOptions(rubric=rubric, judge=judge, limit=len(found.items), pairwise=pairwise)
+        options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
         given = {"pairs": found.pairs, "pair_judge": found.makers, "checks": checks(), **likeness_of(Path(found.first))}
         with referees(judge, found.first) as judges, progress_bar("compare") as progress:
             results = evaluate(found.items, found.replies, options, judges or None, out, progress, **given)

@@ -44,7 +44,7 @@ def run_eval(context: Context) -> dict[str, Any]:
     """
     options, makers = required(context.recipe.eval), pair_makers(context.prepared)
     check_options(options, makers, context.recipe.model.base)
-    items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.limit)]
+    items = [_item(row) for row in spread_out(conversations(context.prepared, "test"), options.items)]
     perplexities, replies, degenerate, backend = _ask(context, items)
     results = evaluate(
         items,

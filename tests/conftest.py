@@ -32,7 +32,7 @@ dpo: {learning_rate: 1e-3, max_steps: 4, max_length: null, logging_steps: 1}
 memory: {epochs: 2}
 chat: {system: none, max_new_tokens: 24}
 eval:
-  {limit: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100,
+  {items: 2, samples: 2, calibration_pairs: 2, criteria: [empathy], max_new_tokens: 16, bootstrap: 100,
    simulate: {turns: 1, judge: local}}
 """
 

@@ -79,7 +79,7 @@ def systems(n, seed=0):
 def run(tmp_path, judge, n=20, **options):
     """The results, without the reports, which take longer than all the rest."""
     known = {key: options.pop(key) for key in ("pairs", "ratings", "pair_judge", "cache") if key in options}
-    options = EvalOptions(**{**SMALL, "limit": n, **options})
+    options = EvalOptions(**{**SMALL, "items": n, **options})
     return summarise(collect([item(i) for i in range(n)], systems(n), options, judge, tmp_path, **known))
 
 
@@ -216,7 +216,7 @@ def test_a_second_run_asks_nothing_and_writes_no_reply_again(tmp_path):
         return "q3 네"
 
     judge = Planted(quality)
-    options = EvalOptions(**SMALL, limit=5)
+    options = EvalOptions(**SMALL, items=5)
     for fingerprint in ("a", "a", "b"):
         collect([item(i) for i in range(5)], {"m": system}, options, judge, tmp_path, fingerprint=fingerprint)
     assert len(calls) == 10
@@ -225,7 +225,7 @@ def test_a_second_run_asks_nothing_and_writes_no_reply_again(tmp_path):
 
 def test_progress_counts_to_the_end(tmp_path):
     seen = []
-    options = EvalOptions(**SMALL, limit=3, pairwise=True)
+    options = EvalOptions(**SMALL, items=3, pairwise=True)
     known = [{**p} for p in pairs(2)]
     judge = Planted(quality, prefer=lambda a, b: 0.7)
     two = {"a": lambda m: "q1 a", "b": ["q2 b"] * 3}
@@ -289,7 +289,7 @@ def test_every_bad_answer_and_item_is_seen_in_the_report(tmp_path):
         lambda body, n: next(a for k, a in answers.items() if f"말 {k}" in body["messages"][0]["content"])
     ) as s:
         judge = {"name": "j", "model": "j", "url": s.url, "api_key_env": "", "retries": 0}
-        options = EvalOptions(judge=judge, criteria=["empathy"], bootstrap=200, limit=20, concurrency=1)
+        options = EvalOptions(judge=judge, criteria=["empathy"], bootstrap=200, items=20, concurrency=1)
         replies = ["네"] * len(answers) + ["", "네", "네"]
         results = evaluate(items, {"m": replies}, options, None, tmp_path)
     assert results["counts"]["problems"] == {"no score": 2, "empty reply": 1, **dict.fromkeys(told[1:], 1)}

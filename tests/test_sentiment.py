@@ -31,7 +31,7 @@ tiny:
    intermediate_size: 64, max_position_embeddings: 96, max_steps: 2}}
 sft: {{lora: null, learning_rate: 1e-2, max_steps: 40, per_device_train_batch_size: 2, packing: true, max_length: 96}}
 chat: {{system: none, sentiment: {{일상: "0", 이별: "1", 사랑: "2"}}, recent_turns: 0, max_new_tokens: 32}}
-eval: {{judge: null, limit: 2, bootstrap: 100}}
+eval: {{judge: null, items: 2, bootstrap: 100}}
 """
 
 
