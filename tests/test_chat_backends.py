@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import http.server
 import json
+import subprocess
+import sys
 import threading
 
 import pytest
 from chat_standin import tiny_adapter, tiny_model
+from conftest import ROOT, environment
 
 from gonggam.errors import UserError
 from pipeline.chat.backends import BackendError, Request, Settings, collect, replies
@@ -111,6 +114,18 @@ def test_scores_are_those_of_a_still_model_while_another_adapter_speaks(backend)
     for name, wanted in quiet.items():
         assert backend.score(TALK, "괜찮아요", name) == pytest.approx(wanted, abs=1e-5)
     assert collect(stream).text == generate(backend, TALK, Settings(max_new_tokens=100, temperature=0)).text
+
+
+def test_a_program_that_just_ends_ends_well(folders):
+    """Who embeds the counsellor need not close it; a thread cut off in the model would abort the process."""
+    program = (
+        "from pipeline.chat.backends import Request, Settings; from pipeline.chat.local import load_local\n"
+        "import sys; request = Request([{'role': 'user', 'content': '안녕'}], Settings())\n"
+        "next(iter(load_local(sys.argv[1]).stream([request])[0]))"
+    )
+    command = [sys.executable, "-c", program, str(folders[0])]
+    ended = subprocess.run(command, cwd=ROOT, env=environment(ROOT), capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_cancelling_stops_the_model_and_frees_the_worker(backend):

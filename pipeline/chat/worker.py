@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
 import time
@@ -148,10 +149,13 @@ class Worker:
         return not self._closed and (self._thread is None or self._thread.is_alive())
 
     def close(self) -> None:
-        """End the thread; requests that are not done get an error."""
+        """End the thread after the step it is at; requests that are not done get an error."""
+        atexit.unregister(self.close)
         with self._wake:
             self._closed = True
             self._wake.notify()
+        if self._thread not in (None, threading.current_thread()):
+            self._thread.join()
 
     def _begin(self) -> None:
         if self._closed:
@@ -159,6 +163,7 @@ class Worker:
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="gonggam-model", daemon=True)
             self._thread.start()
+            atexit.register(self.close)  # a thread that is cut off in the model takes the whole process down
         self._wake.notify()
 
     def _work(self) -> None:
