@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # A fixed set of lock files: none is named after a user, so none is left to erase.
 LOCKS = 256
-# The saved index may lag behind the log by this many exchanges, or by a tenth; they are embedded anew at loading.
+# The saved index may lag behind the log by this many exchanges (up to twice as many, another number for each user, so
+# that users who talk in step are not all saved at one moment), or by a tenth; they are embedded anew at loading.
 LAG = 32
 
 
@@ -53,6 +54,7 @@ class Memory:
         self._mutex = RLock()
         self._index = self._fresh()
         self._unsaved = self._expired = 0
+        self._lag = LAG + int(name[:8], 16) % LAG
 
     def __len__(self) -> int:
         with self._open() as index:
@@ -182,7 +184,7 @@ class Memory:
                 sync_folder(parent)
             index.add(new, vectors)
             self._unsaved += len(new)
-            if self._unsaved >= max(LAG, len(index.exchanges) // 10):
+            if self._unsaved >= max(self._lag, len(index.exchanges) // 10):
                 self._save(index)
         return [exchange.id for exchange in new]
 
