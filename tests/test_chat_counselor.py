@@ -127,6 +127,16 @@ def test_a_danger_that_was_told_is_asked_on_and_then_the_talk_moves_on():
     assert [check_in in reply.text for reply in replies] == [False] * 5 + [True] + [False] * 2
 
 
+def test_a_danger_is_seen_in_a_conversation_held_elsewhere_too():
+    """Whoever answered there may not have noticed it."""
+    told = [{"role": "user", "content": "죽고 싶어"}, {"role": "assistant", "content": "오늘은 뭐 드셨어요?"}]
+    counselor = bot()
+    asked = counselor.stream(Ask("네", session="a", history=told))
+    assert "".join(asked) == data("crisis")["standing"]["affirmed"][0].strip()
+    counselor.take_up(told, session="b")
+    assert counselor.reply("네", session="b").reasons == ("standing_affirmed",)
+
+
 def test_the_concern_and_the_feelings_outlive_a_restart_without_a_word_of_the_crisis(memory):
     marking = ChatOptions(safety={"remember_mark": True})
     first = bot(memory=memory, options=marking)

@@ -172,6 +172,7 @@ class Counselor:
         running = self._sessions.of(user, session)
         with running.held(self.options.timeout_s):
             running.turns, running.fresh, running.shared = exchanges(messages), False, False
+            running.assessed = False
 
     def reset(self, user: str | None, session: str | None = None) -> None:
         """Begin the running session anew; what is remembered on disk stays."""
@@ -233,7 +234,8 @@ class Counselor:
         self._keeper.catch_up(ask.user, session)
         text, persona = clean(ask.text), find_persona(ask.persona or self.options.persona)
         said, concern = session.in_view(self.options.safety.history_turns)
-        risk = safety.assess(text, said, threshold=self.options.safety.threshold, concern=concern)
+        threshold = self.options.safety.threshold
+        risk = safety.assess(text, said, threshold=threshold, concern=concern, assessed=session.assessed)
         turn = Turn(ask, text, session, persona, risk)
         turn.emotion = self._feel(text) if text else None
         turn.introduction = (

@@ -24,7 +24,12 @@ _ASKED = 3
 
 
 def assess(
-    text: str, history: Sequence[str] = (), *, threshold: float | None = None, concern: Kind | None = None
+    text: str,
+    history: Sequence[str] = (),
+    *,
+    threshold: float | None = None,
+    concern: Kind | None = None,
+    assessed: bool = False,
 ) -> Assessment:
     """Risk of ``text``, with the user's earlier messages in view.
 
@@ -32,14 +37,14 @@ def assess(
         text: the message, any length.
         history: the user's earlier messages of this session, oldest first.
         threshold: probability from which the classifier alone calls a message high; None: as shipped.
-        concern: kind of a danger told before ``history`` begins (see `pipeline.chat.session.Session.concern`).
+        concern: kind of a danger told before ``history`` begins (see `pipeline.chat.session.Session.in_view`).
+        assessed: each of ``history`` was assessed when it came, and none told of a danger by itself.
     """
     found = _alone(text, threshold)
     if found.risk == "high" or not (history or concern):
         return found
-    return (
-        _broken_up(text, history) or _gathered(text, history) or _standing(text, history, threshold, concern) or found
-    )
+    kind, since = (concern, history) if assessed else _told(history, threshold, concern)
+    return _broken_up(text, history) or _gathered(text, history) or _standing(text, since, kind) or found
 
 
 def check_output(reply: str, said: str = "") -> tuple[str, ...]:
@@ -72,6 +77,14 @@ def _alone(text: str, threshold: float | None) -> Assessment:
     return weigh(text, classifier().probabilities(text[:1000]), threshold)
 
 
+def _told(history: Sequence[str], threshold: float | None, concern: Kind | None) -> tuple[Kind | None, Sequence[str]]:
+    """Kind of the last danger that was told, and what was said since."""
+    for place in range(len(history) - 1, -1, -1):
+        if (found := _alone(history[place], threshold)).risk == "high":
+            return found.kind, history[place + 1 :]
+    return concern, history
+
+
 def _broken_up(text: str, history: Sequence[str]) -> Assessment | None:
     """Words of danger broken over several short messages."""
     for count in range(1, min(len(history), 3) + 1):
@@ -85,15 +98,13 @@ def _broken_up(text: str, history: Sequence[str]) -> Assessment | None:
 
 def _gathered(text: str, history: Sequence[str]) -> Assessment | None:
     """Signs of a goodbye that none of the messages shows alone."""
-    if by_rules(text + " " + " ".join(history)).reasons == ("several_signs",) and signs(text):
+    if signs(text) and by_rules(text + " " + " ".join(history)).reasons == ("several_signs",):
         return Assessment("high", ("several_signs", "across_messages"), "asking")
     return None
 
 
-def _standing(text: str, history: Sequence[str], threshold: float | None, concern: Kind | None) -> Assessment | None:
-    """What follows a message of high risk: asked on where it affirms, denies or withdraws, low risk otherwise."""
-    told = [(place, found) for place, said in enumerate(history) if (found := _alone(said, threshold)).risk == "high"]
-    kind, since = (told[-1][1].kind, history[told[-1][0] + 1 :]) if told else (concern, history)
+def _standing(text: str, since: Sequence[str], kind: Kind | None) -> Assessment | None:
+    """What follows a danger of this kind: asked on where it affirms, denies or withdraws, low risk otherwise."""
     if kind is None:
         return None
     answers = [_answer(said) for said in (*since, text)]

@@ -58,6 +58,8 @@ class Session:
     """Its exchanges are remembered, so that another process may have added some."""
     introduced: bool = False
     other_told: bool = False
+    assessed: bool = True
+    """The risk of its exchanges is known; False where they come from elsewhere."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @contextmanager
@@ -125,7 +127,8 @@ class Sessions:
         if history is not None:
             turns, told = exchanges(history), data("crisis")["other"].strip()
             other_told = any(told in turn.reply for turn in turns)
-            return Session(name, turns, fresh=False, introduced=bool(turns), other_told=other_told)
+            known = all(isinstance(message, Turned) for message in history)
+            return Session(name, turns, False, introduced=bool(turns), other_told=other_told, assessed=known)
         return Session(fresh=False) if name is None else self.get(user, name)
 
     def get(self, user: str | None, name: str | None) -> Session:

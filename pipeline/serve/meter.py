@@ -33,11 +33,14 @@ class Meter:
             "gonggam_replies_waiting", "requests that wait for their turn", registry=own, multiprocess_mode="livesum"
         )
 
+        kinds = ("prompt", "completion", "cached")
+        self._tokens = [(f"{kind}_tokens", self.tokens.labels(kind)) for kind in kinds]
+
     def replied(self, reply: Reply) -> None:
         """Count one finished reply."""
         self.replies.labels(reply.source).inc()
-        for kind in ("prompt", "completion", "cached"):
-            self.tokens.labels(kind).inc(getattr(reply.usage, f"{kind}_tokens"))
+        for kind, tokens in self._tokens:
+            tokens.inc(getattr(reply.usage, kind))
 
     def text(self) -> bytes:
         """All numbers in Prometheus' text format."""

@@ -70,6 +70,13 @@ class ReplyQueue:
         pieces: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
         stream = self.counselor.stream(ask)
 
+        over = loop.create_future()
+
+        def end(last: Reply | Exception) -> None:
+            self._leave(time.monotonic() - began)
+            over.set_result(None)
+            pieces.put_nowait(last)
+
         def pump() -> None:
             last: Reply | Exception
             try:
@@ -79,10 +86,9 @@ class ReplyQueue:
                 last = stream.reply
             except Exception as error:  # it is raised where the reply is awaited
                 last = error
-            loop.call_soon_threadsafe(pieces.put_nowait, last)
+            loop.call_soon_threadsafe(end, last)
 
-        work = loop.run_in_executor(self._pool, pump)
-        work.add_done_callback(lambda _: self._leave(time.monotonic() - began))
+        self._pool.submit(pump)
         first = True
         try:
             while not isinstance(item := await pieces.get(), Reply):
@@ -95,7 +101,7 @@ class ReplyQueue:
             self.meter.replied(item)
             yield item
         except (asyncio.CancelledError, GeneratorExit):
-            if not work.done():
+            if not over.done():
                 self.meter.cancelled.inc()
             raise
         finally:

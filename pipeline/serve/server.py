@@ -159,6 +159,7 @@ def _config(app: Callable[..., Any], settings: ServeOptions, *, factory: bool = 
         workers=settings.workers,
         access_log=False,
         log_config=None,
+        http="h11",  # httptools would read headers of any length
         server_header=False,
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=list(settings.proxies),

@@ -28,6 +28,6 @@ def install(app: FastAPI) -> None:
     state.talks = Talks(state.store, state.counselor, state.queue)
     state.talks.erasure.recover()
     api = APIRouter(prefix="/api", responses=refusals("bad_body"))
-    for part in (people, rooms, dialogs, memory, moods, admin):
+    for part in (dialogs, rooms, people, memory, moods, admin):  # tried in this order: messages come most often
         api.include_router(part.router)
     app.include_router(api)
