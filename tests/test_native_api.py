@@ -154,6 +154,8 @@ def test_two_replies_one_choice(client, minji):
     room = start(client, minji)
     offer = client.post(f"/api/rooms/{room}/choices", json={"text": "둘 다 들려줘요"}, headers=minji).json()
     assert (offer["a"], offer["b"], offer["answer"]) == (GOOD, OTHER, None)
+    assert "AI" in offer["introduction"]
+    assert client.get(f"/api/rooms/{room}/choices", headers=minji).json() == [offer]
     assert client.get(f"/api/rooms/{room}/dialogs", headers=minji).json() == []
     assert client.get("/api/memory", headers=minji).json() == []
     taken = client.post(f"/api/choices/{offer['id']}", json={"choice": "b"}, headers=minji).json()
@@ -170,7 +172,7 @@ def test_two_replies_wait_for_their_choice(client, minji):
     room = start(client, minji)
     said = send(client, minji, room, "먼저 한 말이에요").json()["dialog"]
     offer = client.post(f"/api/rooms/{room}/choices", json={"text": f"{SECRET} 둘 다요"}, headers=minji).json()
-    assert offer["message"] == f"{SECRET} 둘 다요"
+    assert (offer["message"], offer["introduction"]) == (f"{SECRET} 둘 다요", None)
     assert client.get(f"/api/rooms/{room}/choices", headers=minji).json() == [offer]
     (exported,) = client.get("/api/me/export", headers=minji).json()["choices"]
     assert (exported["room"], exported["a"]["message"], exported["chosen"]) == (room, offer["message"], None)

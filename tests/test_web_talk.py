@@ -153,6 +153,7 @@ def test_whoever_talks_on_keeps_the_first_of_two_replies(service, browser):
         page.get_by_label("두 가지 답").check()
         visitor.write("친구와 다퉜어요")
         page.locator(".two").wait_for()
+        assert "AI" in page.locator(".turn .note").inner_text()
         first = page.locator(".two section p").first.inner_text()
         page.get_by_label("두 가지 답").uncheck()
         visitor.write("그만 말할래요")

@@ -36,6 +36,14 @@ class Answered:
     ended: bool
 
 
+@dataclass(frozen=True)
+class Offered:
+    """Two replies that wait to be chosen from, with what the room shows once."""
+
+    pair: Pair
+    introduction: str | None
+
+
 @dataclass
 class _Held:
     """A room under a claim; ``ended``: a commit has ended the claim already."""
@@ -113,7 +121,7 @@ class Talks:
         text: str,
         sentiment: str | None = None,
         adapters: tuple[str | None, str | None] = (None, None),
-    ) -> Pair | Answered:
+    ) -> Offered | Answered:
         """Two replies to choose from; where words are fixed or both say the same, one, committed as by `send`."""
         async with self._holding(member, room, said=True) as held:
             await self._settle(held)
@@ -125,7 +133,8 @@ class Talks:
             if first.text == second.text or second.source in ("safety", "notice"):
                 return await finish(partial(self._commit, held, asks[0], first))
             pair = [Draft.of(clean(text), reply) for reply in (first, second)]
-            return await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
+            kept = await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
+            return Offered(kept, first.introduction)
 
     async def choose(self, member: Member, pair: str, choice: Choice) -> Exchanged:
         """Take one of two replies into the room, also into one that was ended meanwhile."""

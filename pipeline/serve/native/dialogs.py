@@ -84,12 +84,13 @@ class Two(BaseModel):
     id: str | None = Field(None, description="for POST /api/choices/{id}; null: there was nothing to choose")
     a: str
     b: str | None = None
+    introduction: str | None = Field(None, description="at the beginning of a room: what this is")
     answer: Answer | None = Field(None, description="the reply, where there was nothing to choose")
 
     @classmethod
-    def of(cls, pair: Pair) -> Two:
+    def of(cls, pair: Pair, introduction: str | None) -> Two:
         """What of a pair the user is to see."""
-        return cls(message=pair.a.message, id=pair.id, a=pair.a.reply, b=pair.b.reply)
+        return cls(message=pair.a.message, id=pair.id, a=pair.a.reply, b=pair.b.reply, introduction=introduction)
 
 
 class AskTwo(BaseModel):
@@ -186,14 +187,16 @@ async def offer(room: Id, message: AskTwo, who: Who, talks: TheTalks, request: R
         return Response(status_code=499)
     if isinstance(made, Answered):
         return Two(message=made.dialog.message, a=made.dialog.reply, answer=_answer(made))
-    return Two.of(made)
+    return Two.of(made.pair, made.introduction)
 
 
 @router.get("/rooms/{room}/choices", responses=OWN)
-def pending(room: Id, who: Me, store: TheStore) -> list[Two]:
+def pending(room: Id, who: Me, store: TheStore, talks: TheTalks) -> list[Two]:
     """Two replies of which none was chosen yet, as they were offered; nothing if there is no choice to be made."""
     found(store, who.id, room)
-    return [Two.of(pair) for pair in store.preferences.pending_in(who.id, room)]
+    begun = store.rooms.dialogs(who.id, room, limit=1)
+    introduction = None if begun else talks.counselor.greeting
+    return [Two.of(pair, introduction) for pair in store.preferences.pending_in(who.id, room)]
 
 
 @router.post("/choices/{pair}", responses=OWN | refusals("room_busy"))

@@ -133,7 +133,7 @@ def _url(url: str | URL) -> URL:
 
 def _engine(url: URL, is_sqlite: bool) -> Engine:
     # hide_parameters: an error that is logged must not hold what somebody said.
-    options: dict[str, Any] = {"hide_parameters": True, "pool_size": 16, "max_overflow": 48}
+    options: dict[str, Any] = {"hide_parameters": True, "pool_size": 16, "max_overflow": 48, "pool_use_lifo": True}
     if not is_sqlite:
         options |= {"pool_pre_ping": True, "pool_recycle": 1800, "isolation_level": "READ COMMITTED"}
     else:

@@ -117,13 +117,14 @@ class Scenes:
         newest = self._state.store.rooms.dialogs(who.person.id, room.id, limit=SHOWN + 1)
         dialogs = newest[-SHOWN:]
         pending = self._state.store.preferences.pending_in(who.person.id, room.id)
+        introduction = None if dialogs else self._state.counselor.greeting
         return {
             "room": room.id,
             "title": room.title,
             "more": len(newest) > SHOWN,
             "ended": room.ended_at is not None,
             "dialogs": [dialog.model_dump(mode="json") for dialog in dialogs],
-            "pending": [Two.of(pair).model_dump() for pair in pending],
+            "pending": [Two.of(pair, introduction).model_dump() for pair in pending],
         }
 
 

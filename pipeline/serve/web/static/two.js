@@ -13,6 +13,7 @@ export function two(pair, words, { take, ended }) {
     const taking = button(words.take, () => take(pair, name), { "aria-label": `${label}: ${words.take}` });
     return el("section", { "aria-label": label }, el("h3", {}, label), el("p", {}, pair[name]), taking);
   });
+  const introduction = pair.introduction ? el("p", { class: "note" }, pair.introduction) : null;
   const question = el("h2", { tabindex: -1 }, words.choose);
-  return el("li", { class: "turn" }, said, el("div", { class: "two" }, question, ...options, ended ? null : el("p", { class: "hint" }, words.choose_not)));
+  return el("li", { class: "turn" }, introduction, said, el("div", { class: "two" }, question, ...options, ended ? null : el("p", { class: "hint" }, words.choose_not)));
 }
