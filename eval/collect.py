@@ -40,6 +40,8 @@ class Inputs(TypedDict, total=False):
         embed: texts → unit vectors, for the similarity to the reference.
         embed_words: texts → the vectors of each one's words, for the same word by word.
         embedder: what these two are, in words for the report.
+        sources: system → item id → where the reply comes from: `eval.summary.NOTICE` for fixed words in place of an
+            answer, any other word else.
         fingerprint: of what the systems are (hashes of their weights, decoding settings). Replies found in the report's
             folder are used again only under the same fingerprint.
         cache: folder of the verdicts, if they are to outlive the report's.
@@ -52,6 +54,7 @@ class Inputs(TypedDict, total=False):
     embed: Embed | None
     embed_words: EmbedWords | None
     embedder: str
+    sources: Mapping[str, Mapping[str, str]]
     fingerprint: str
     cache: str | Path | None
 
@@ -89,6 +92,7 @@ def collect(
     replies = {name: _replies(name, system, items, out, key, steps) for name, system in systems.items()}
     raw = Raw(options, rubric, [judge.spec for judge in judges], items, replies, pairs=pairs, ratings=ratings)
     raw.left_out = dict(left_out)
+    raw.sources = {name: dict(told) for name, told in given.get("sources", {}).items()}
     _measure(raw, given)
     with Store(Path(given.get("cache") or out / "raw") / "verdicts.jsonl") as store:
         raw.rubric = freeze_steps(rubric, judges[0], store) if judges else rubric

@@ -56,6 +56,7 @@ def gather(targets: Sequence[str]) -> Raw:
         items=[raws[0].items[places[0][key][0]] for key in shared],
         replies={n: [raw.replies[s][where[id(raw)][key][0]] for key in shared] for n, raw, s in picked},
         metrics={n: [raw.metrics[s][where[id(raw)][key][0]] for key in shared] for n, raw, s in picked},
+        sources={n: raw.sources[s] for n, raw, s in picked if s in raw.sources},
         human=_human(raws[0], set(shared)),
         embedder=raws[0].embedder,
     )

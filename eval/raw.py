@@ -46,6 +46,7 @@ class Raw:
         human: judge-free measures of the references, one row per item that has one.
         left_out: why items were left out, and how many.
         embedder: under what likeness to the reference was measured, in words; empty if it was not.
+        sources: system → item id → where its reply comes from (see `eval.collect.Inputs`); empty where nobody told.
     """
 
     options: EvalOptions
@@ -65,6 +66,7 @@ class Raw:
     human: list[dict[str, Any]] = field(default_factory=list)
     embedder: str = ""
     left_out: dict[str, int] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def save(self, folder: str | Path) -> None:
         """Write the files into ``folder``."""
@@ -105,11 +107,14 @@ class Raw:
             corpus=head["corpus"],
             embedder=head.get("embedder", ""),
             left_out=head.get("left_out", {}),
+            sources={},
             **lists,
         )
         for row in read_jsonl(folder / "replies.jsonl"):
             raw.replies[row["system"]].append(row["reply"])
             raw.metrics[row["system"]].append(row["metrics"])
+            if source := row.get("source"):
+                raw.sources.setdefault(row["system"], {})[str(row["item"])] = source
         return raw
 
     def _reply_rows(self) -> Sequence[dict[str, Any]]:
@@ -118,6 +123,7 @@ class Raw:
                 "system": system,
                 "item": item["id"],
                 "reply": reply,
+                "source": self.sources.get(system, {}).get(str(item["id"])),
                 "metrics": self.metrics[system][index] if self.metrics.get(system) else {},
             }
             for system, replies in self.replies.items()

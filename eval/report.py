@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.plots import distributions, means, metric_name
+from eval.plots import distributions, means
 from eval.report_details import (
     agreement_rows,
     duel_rows,
     extremes_section,
     groups_section,
+    measures_section,
     noise_rows,
     pairwise_section,
     percent,
@@ -20,7 +21,7 @@ from eval.report_details import (
     spread,
 )
 from eval.sheets import write_sheets
-from eval.summary import TOTAL
+from eval.summary import NOTICE, TOTAL
 from gonggam.blocks import Kind
 from gonggam.page import Page, Section
 
@@ -73,7 +74,7 @@ def report_page(results: Results, extra_sections: Sequence[Section] = (), title:
     judged = bool(results["judges"])
     sections = [_summary(results), *extra_sections]
     sections += [_scores(results), pairwise_section(results), groups_section(results)] if judged else []
-    sections += [_samples(results), extremes_section(results), _metrics(results)]
+    sections += [_samples(results), extremes_section(results), measures_section(results)]
     sections += [_reliability(results), _counts(results)] if judged else []
     return Page(title, subtitle, sections=[section for section in sections if section.blocks])
 
@@ -124,8 +125,14 @@ def _summary(results: Results) -> Section:
 
 
 def gaps(results: Results) -> list[str]:
-    """What the means do not tell: items left out, and systems that have no score for some conversations."""
+    """What the means do not tell: items left out, fixed words in place of answers, conversations without a score."""
     sentences = [f"Left out: {count} items, each {fault}." for fault, count in results["left_out"].items()]
+    sentences += [
+        f"{name} gave no answer in {told[NOTICE]} of {results['items']} conversations, only fixed words: it asked back "
+        "or said that it cannot tell. Such words can be polite and near to human replies, and help nobody."
+        for name, told in results["sources"].items()
+        if told.get(NOTICE)
+    ]
     if not results["judges"]:
         return sentences
     for name, scores in results["scores"].items():
@@ -140,10 +147,11 @@ def gaps(results: Results) -> list[str]:
 
 
 def verdicts(results: Results) -> list[str]:
-    """One sentence per two systems: which scores higher, by how much, how sure."""
+    """One sentence per two systems that answered anything: which scores higher, by how much, how sure."""
+    silent = {name for name, told in results["sources"].items() if set(told) <= {NOTICE}}
     sentences = []
     for test in results["tests"]:
-        if test["criterion"] != TOTAL:
+        if test["criterion"] != TOTAL or silent & {test["a"], test["b"]}:
             continue
         low, high = sorted((test["a"], test["b"]), key=lambda name: results["scores"][name][TOTAL]["value"])
         sign = 1 if high == test["b"] else -1
@@ -196,29 +204,6 @@ def _samples(results: Results) -> Section:
     for rows in (items[i * len(items) // wanted] for i in range(wanted)):
         show_answers(section, rows, " · ".join(filter(None, (rows[0]["item"], rows[0]["category"]))))
     return section
-
-
-def _metrics(results: Results) -> Section:
-    section = Section("Measures without a judge")
-    human = "; human: the replies that people wrote to the same messages" if results["human"] else ""
-    names = dict.fromkeys(name for measures in results["metrics"].values() for name in measures)
-    rows = [
-        {
-            "measure": metric_name(name),
-            **{s: spread(results["metrics"][s][name]) for s in results["systems"]},
-            **({"human": spread(results["human"][name]) if name in results["human"] else None} if human else {}),
-        }
-        for name in names
-    ]
-    section.table(rows, caption=f"Mean over replies and confidence interval{human}")
-    corpus = dict.fromkeys(name for measures in results["corpus"].values() for name in measures)
-    rows = [
-        {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}
-        for name in corpus
-    ]
-    if results["embedder"]:
-        section.text(f"Likeness to the human reply is told by: {results['embedder']}.")
-    return section.table(rows, caption="Over all replies of a system together")
 
 
 def _reliability(results: Results) -> Section:

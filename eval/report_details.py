@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from eval.plots import Groups, grouped
+from eval.plots import Groups, grouped, metric_name
 from eval.stats import Interval
-from eval.summary import TOTAL
+from eval.summary import NOTICE, TOTAL
 from gonggam.page import Section
 
 Results = Mapping[str, Any]
@@ -127,7 +127,8 @@ def show_answers(section: Section, rows: Sequence[Mapping[str, Any]], title: str
     """Add one dialogue with the systems' answers, and the human's, side by side."""
     answers = {row["system"]: row["reply"] for row in rows}
     totals = {row["system"]: row["scores"].get(TOTAL) for row in rows}
-    notes = {name: f"{total:.0f}/100" for name, total in totals.items() if total is not None}
+    notes = {row["system"]: "no answer" for row in rows if row["source"] == NOTICE}
+    notes |= {name: f"{total:.0f}/100" for name, total in totals.items() if total is not None}
     if with_reference and rows[0]["reference"]:
         answers["human"] = rows[0]["reference"]
     section.chat(rows[0]["messages"], answers, title, notes)
@@ -161,3 +162,47 @@ def noise_rows(results: Results) -> list[dict[str, Any]]:
         }
         for key, n in results["noise"].items()
     ]
+
+
+def measure_rows(results: Results, *, bounds: bool = True) -> list[dict[str, Any]]:
+    """Where the replies come from, where that was told, and the mean of every measure: a row each, a column a system.
+
+    The last column is the human replies', where there are any. Without ``bounds`` the intervals are left away.
+    """
+
+    def row(name: str, cells: Mapping[str, str], human: str = "–") -> dict[str, Any]:
+        return {"measure": metric_name(name), **cells, **({"human": human} if results["human"] else {})}
+
+    def figure(measures: Mapping[str, Any], name: str) -> str:
+        found = measures.get(name)
+        return "–" if found is None else spread(found if bounds else {**found, "low": None})
+
+    told, systems = results["sources"], results["systems"]
+    sources = sorted({source for counts in told.values() for source in counts}, key=lambda name: (name == NOTICE, name))
+    share = {s: {source: f"{n / results['items']:.0%}" for source, n in counts.items()} for s, counts in told.items()}
+    names = dict.fromkeys(name for measures in results["metrics"].values() for name in measures)
+    return [
+        *(
+            row(f"from_{source}", {s: share[s].get(source, "0%") if s in share else "–" for s in systems})
+            for source in sources
+        ),
+        *(
+            row(name, {s: figure(results["metrics"][s], name) for s in systems}, figure(results["human"], name))
+            for name in names
+        ),
+    ]
+
+
+def measures_section(results: Results) -> Section:
+    """What can be told without a judge, reply by reply and over all replies."""
+    section = Section("Measures without a judge")
+    human = "; human: the replies that people wrote to the same messages" if results["human"] else ""
+    section.table(measure_rows(results), caption=f"Mean over replies and confidence interval{human}")
+    corpus = dict.fromkeys(name for measures in results["corpus"].values() for name in measures)
+    rows = [
+        {"measure": metric_name(name), **{s: results["corpus"][s].get(name) for s in results["systems"]}}
+        for name in corpus
+    ]
+    if results["embedder"]:
+        section.text(f"Likeness to the human reply is told by: {results['embedder']}.")
+    return section.table(rows, caption="Over all replies of a system together")

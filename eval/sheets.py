@@ -28,6 +28,8 @@ def write_sheets(results: Mapping[str, Any], out: Path) -> None:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = {key: row[key] for key in ("item", "category", "turns", "system")}
     texts = {"question": row["messages"][-1]["content"], "reply": row["reply"], "reference": row["reference"]}
+    if row["source"]:
+        texts["source"] = row["source"]
     return {**plain, **texts, **row["scores"], **row["metrics"]}
 
 

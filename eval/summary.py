@@ -18,6 +18,9 @@ from eval.stats import bootstrap, holm, mean, paired_p_value
 TOTAL = "total"
 """Key of the total score: the rubric's overall criterion, or the mean of all its criteria, on 0-100."""
 
+NOTICE = "notice"
+"""Source of fixed words in place of an answer: asked back, unsure, nothing to read."""
+
 Scores = dict[tuple[str, str], float | None]
 """(item id, system) → score, None if missing."""
 
@@ -55,6 +58,7 @@ def summarise(raw: Raw) -> dict[str, Any]:
         "pair_duels": _duels(raw.pair_duels, how),
         "metrics": {system: _measures(rows, names, how) for system, rows in raw.metrics.items()},
         "human": _measures(raw.human, (raw.human or [{}])[0], how),
+        "sources": {system: _sources(raw, system) for system in raw.sources},
         "corpus": raw.corpus,
         "left_out": raw.left_out,
         "embedder": raw.embedder,
@@ -64,6 +68,12 @@ def summarise(raw: Raw) -> dict[str, Any]:
         "rows": list(_rows(raw, table)),
         "samples": raw.options.samples,
     }
+
+
+def _sources(raw: Raw, system: str) -> dict[str, int]:
+    """How many replies come from where; empty ones come from nowhere."""
+    replied = [str(item["id"]) for item, reply in zip(raw.items, raw.replies[system], strict=True) if reply.strip()]
+    return dict(Counter(raw.sources[system][key] for key in replied))
 
 
 def _measures(rows: Sequence[Mapping[str, Any]], names: Iterable[str], how: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,6 +202,7 @@ def _rows(raw: Raw, table: Mapping[str, Scores]) -> Iterable[dict[str, Any]]:
                 "reference": item.get("reference") or "",
                 "system": system,
                 "reply": replies[index],
+                "source": raw.sources.get(system, {}).get(str(item["id"])),
                 "scores": {key: scores.get(place) for key, scores in table.items()},
                 "metrics": raw.metrics[system][index] if raw.metrics.get(system) else {},
             }

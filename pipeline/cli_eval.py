@@ -90,8 +90,10 @@ def compare(
 ) -> None:
     """Several runs or models on the same conversations; replies that are missing are asked for."""
     from eval import EvalOptions, evaluate, load_judge, load_rubric
+    from eval.report_details import measure_rows
     from eval.run import report_from
     from gonggam.progress import progress_bar
+    from pipeline.cli_show import show_table
     from pipeline.referees import LOCAL, referees
     from pipeline.versus import contest
     from pipeline.yardsticks import checks, likeness_of
@@ -105,7 +107,8 @@ def compare(
         console.print(f"left out {found.left_out} conversations on which one of the runs was trained", style="yellow")
     if judge or found.raw is None:
         options = EvalOptions(rubric=rubric, judge=judge, items=len(found.items), pairwise=pairwise)
-        given = {"pairs": found.pairs, "pair_judge": found.makers, "checks": checks(), **likeness_of(Path(found.first))}
+        given: dict[str, Any] = {"pairs": found.pairs, "pair_judge": found.makers, "sources": found.sources}
+        given |= {"checks": checks(), **likeness_of(Path(found.first))}
         with referees(judge, found.first) as judges, progress_bar("compare") as progress:
             results = evaluate(found.items, found.replies, options, judges or None, out, progress, **given)
     else:
@@ -114,6 +117,7 @@ def compare(
     if not results["judges"]:
         console.print("measures only; have the replies scored with --judge", style="yellow")
     _show(results)
+    show_table("measures", measure_rows(results, bounds=False))
     console.print(f"report: {out / 'report.html'}")
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pipeline.chat.counselor import Counselor
 
 Item = Mapping[str, Any]
+Said = Mapping[str, str]
+"""``reply`` and its ``source``."""
 Answers = Literal["policy", "counselor"]
 _BATCH = 16
 _MAKING = ("prepare", "tiny", "classify", "sft", "dpo", "memory")
@@ -30,6 +32,7 @@ class Contest:
     Attributes:
         items: the conversations, the same for all.
         replies: name → one reply per item.
+        sources: name → id of an item → where its reply comes from (`pipeline.chat.reply.Reply.source`).
         pairs: to calibrate a judge with, from the first evaluated run.
         makers: models that made preference pairs of any of the runs.
         left_out: conversations left out because a run was trained on them.
@@ -40,6 +43,7 @@ class Contest:
 
     items: list[Item]
     replies: dict[str, list[str]] = field(default_factory=dict)
+    sources: dict[str, dict[str, str]] = field(default_factory=dict)
     pairs: list[dict[str, Any]] = field(default_factory=list)
     makers: set[str] = field(default_factory=set)
     left_out: int = 0
@@ -88,9 +92,10 @@ def contest(
         if missing := [item for item in found.items if _key(item) not in said]:
             found.asked.append(_name(target))
             said |= _written(target, first, missing, answers, keep, tell)
-        found.replies[_name(target)] = [said[_key(item)] for item in found.items]
+        found.replies[_name(target)] = [said[_key(item)]["reply"] for item in found.items]
+        found.sources[_name(target)] = {str(item["id"]): said[_key(item)]["source"] for item in found.items}
     if not found.asked and not left_out and limit is None:
-        found.raw = gather(targets)
+        found.raw = replace(gather(targets), sources=found.sources)
     return found
 
 
@@ -99,13 +104,17 @@ def _evaluation(target: str) -> Raw | None:
     return find_raw(target) if any((folder / "evaluation.json").is_file() for folder in folders) else None
 
 
-def _said(target: str, known: Mapping[str, Raw], first: str) -> dict[str, str]:
+def _said(target: str, known: Mapping[str, Raw], first: str) -> dict[str, Said]:
     """The replies that an evaluation holds: of a run its last policy's, for ``base`` the first run's first."""
     raw = known.get(first if target == BASE else target)
     if raw is None:
         return {}
     system = next(iter(raw.replies)) if target == BASE else list(raw.replies)[-1]
-    return dict(zip(map(_key, raw.items), raw.replies[system], strict=True))
+    told = raw.sources.get(system, {})
+    return {
+        _key(item): {"reply": reply, "source": told.get(str(item["id"]), "model")}
+        for item, reply in zip(raw.items, raw.replies[system], strict=True)
+    }
 
 
 def _unseen(items: Iterable[Item], runs: Iterable[str]) -> tuple[list[Item], int]:
@@ -132,17 +141,17 @@ def _written(
     answers: Answers,
     keep: Path | None,
     tell: Callable[[str], None],
-) -> dict[str, str]:
+) -> dict[str, Said]:
     """The target's replies to the items; those that ``keep`` holds already are not asked for again."""
     source = first if target == BASE else target
     keys = {_key(item): content_key(target, _state_of(source), answers, item["messages"]) for item in items}
     with Store(keep / "raw" / "written.jsonl" if keep else None) as store:
-        missing = [item for item in items if store.get(keys[_key(item)]) is None]
+        missing = [item for item in items if "source" not in (store.get(keys[_key(item)]) or {})]
         if missing:
             tell(f"{_name(target)} ({len(missing)} conversations)")
-            for item, reply in _ask(source, missing, answers, "none" if target == BASE else None):
-                store.put(keys[_key(item)], {"reply": reply})
-        return {key: row["reply"] for key, stored in keys.items() if (row := store.get(stored))}
+            for item, said in _ask(source, missing, answers, "none" if target == BASE else None):
+                store.put(keys[_key(item)], dict(said))
+        return {key: row for key, stored in keys.items() if (row := store.get(stored))}
 
 
 def _state_of(target: str) -> list[list[Any]]:
@@ -155,7 +164,7 @@ def _state_of(target: str) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
-def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | None) -> Iterator[tuple[Item, str]]:
+def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | None) -> Iterator[tuple[Item, Said]]:
     """Each item with its reply, as it comes."""
     from pipeline import Counselor
 
@@ -169,8 +178,9 @@ def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | No
         bot.close()
 
 
-def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[Item, str]]:
-    from pipeline.chat.backends import Settings, replies
+def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> Iterator[tuple[Item, Said]]:
+    from pipeline.chat.backends import Request, Settings, collect
+    from pipeline.chat.reviewed import PickedStream
     from pipeline.prompt import with_system
 
     settings = Settings.of(bot.options, temperature=0)
@@ -180,15 +190,18 @@ def _policy(bot: Counselor, items: Sequence[Item], adapter: str | None) -> Itera
         batch = items[start : start + _BATCH]
         asked = [with_system(item["messages"], bot.system) for item in batch]
         marked = [bot.sentiments.mark(messages) if bot.sentiments else messages for messages in asked]
-        found = replies(bot.backend, marked, settings)
-        yield from ((item, reply.text) for item, reply in zip(batch, found, strict=True))
+        streams = bot.backend.stream([Request(talk, settings) for talk in marked])
+        for item, stream in zip(batch, streams, strict=True):
+            source = stream.picked.source if isinstance(stream, PickedStream) else "model"
+            yield item, {"reply": collect(stream).text, "source": source}
 
 
-def _counselled(bot: Counselor, item: Item, adapter: str | None) -> str:
+def _counselled(bot: Counselor, item: Item, adapter: str | None) -> Said:
     *past, last = item["messages"]
     session = f"compared {item['id']}"
     bot.take_up(past, session=session)
-    return bot.reply(last["content"], session=session, adapter=adapter).text
+    reply = bot.reply(last["content"], session=session, adapter=adapter)
+    return {"reply": reply.text, "source": reply.source}
 
 
 def _name(target: str) -> str:

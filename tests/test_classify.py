@@ -291,6 +291,8 @@ def test_every_generation_of_systems_is_compared_on_the_same_items(run, table, t
     assert list(found.replies) == ["model", "mini", "retrieval"]
     assert found.asked == ["mini", "retrieval"]
     assert all(len(said) == 2 and all(said) for said in found.replies.values())
+    assert [set(found.sources[name].values()) for name in ("model", "retrieval")] == [{"model"}, {"knowledge"}]
+    assert set(found.sources["mini"].values()) <= {"reviewed", "notice"}
 
 
 def test_an_emotion_classifier_serves_the_counsellor(run):

@@ -14,6 +14,8 @@ from data_prep.formats import preference_rows
 from data_prep.sources.pairs import parse
 from eval.compare import gather
 from eval.reference import greedy_match, human_metrics, reply_metrics
+from eval.report import verdicts
+from eval.run import rebuild
 from eval.simulate import load_cast, simulate
 from eval.talks import signs_of, talks_section
 from gonggam.errors import UserError
@@ -171,6 +173,29 @@ def test_who_has_no_reply_yet_is_asked(tmp_path, bots):
     rows = [json.loads(line) for line in (tmp_path / "out" / "scores.jsonl").read_text("utf-8").splitlines()]
     assert {row["system"]: row["reply"][:5] for row in rows} == {"run": "b", "base": "a", "other": "other"}
     assert len(rows) == 9
+
+
+def test_who_only_asks_back_wins_nothing(tmp_path, bots):
+    found = raw({"dpo": ["b"] * 3, "polite": ["더 들려주시겠어요?"] * 3, "silent": [""] * 3})
+    found.judgements = [
+        {**row, "system": system, "score": score}
+        for system, score in (("dpo", 2.0), ("polite", 5.0))
+        for row in found.judgements
+        if row["system"] == "dpo"
+    ]
+    ids = [str(item["id"]) for item in found.items]
+    told = {"dpo": "model", "polite": "notice", "silent": "model"}
+    found.sources = {name: dict.fromkeys(ids, source) for name, source in told.items()}
+    found.sources["dpo"][ids[0]] = "notice"
+    found.save(tmp_path / "raw")
+    results = rebuild(tmp_path)
+    assert results["sources"] == {"dpo": {"notice": 1, "model": 2}, "polite": {"notice": 3}, "silent": {}}
+    assert verdicts({**results, "judge_trusted": True}) == []
+    page = (tmp_path / "report.md").read_text("utf-8")
+    assert "polite gave no answer in 3 of 3" in page
+    assert "| no answer, a notice or asked back (share) | 33% | 100% | 0% |" in page
+    rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text("utf-8").splitlines()]
+    assert [row["source"] for row in rows if row["system"] == "polite"] == ["notice"] * 3
 
 
 def test_a_comparison_cut_off_goes_on_from_there(tmp_path, monkeypatch):
