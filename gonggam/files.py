@@ -46,8 +46,14 @@ def friendly_os_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
+def writing(path: str | Path, mode: str = "w", aside: str | Path | None = None) -> Iterator[IO[Any]]:
     """Open a file beside ``path`` for writing; on success it takes the place of ``path``, else it is gone.
+
+    Args:
+        path: the file.
+        mode: ``w`` or ``wb``.
+        aside: the file beside it, where there is one writer only: what a killed one left is then written over. By
+            default one of a new name each time, which a kill leaves behind.
 
     Raises:
         UserError: the disk is full, read-only, or the folder may not be written.
@@ -56,7 +62,10 @@ def writing(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     encoding = None if "b" in mode else "utf-8"
     with friendly_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        if aside is None:
+            handle, aside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        else:
+            handle = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(handle, mode, encoding=encoding) as file:
                 yield file

@@ -117,9 +117,14 @@ def _resume(partial: Path, begun: dict[str, Any]) -> int:
     if partial.is_file():
         *lines, _ = partial.read_bytes().split(b"\n")  # the last one was cut short, maybe within a character
         whole = lines[1:] if lines[:1] == [head] else []
-    with writing(partial, "wb") as file:
+    with writing(partial, "wb", _aside(partial)) as file:
         file.writelines(line + b"\n" for line in (head, *whole))
     return len(whole)
+
+
+def _aside(path: Path) -> Path:
+    """Of one name, so that what a killed run left there is taken by the next."""
+    return path.with_name(f".{path.name}.new")
 
 
 def _rows(names: Sequence[str], partial: Path) -> Iterator[list[Any]]:
@@ -136,7 +141,7 @@ def _rows(names: Sequence[str], partial: Path) -> Iterator[list[Any]]:
 
 def _write(out: Path, names: Sequence[str], partial: Path) -> None:
     if out.suffix.lower() == ".csv":
-        with writing(out) as file:
+        with writing(out, aside=_aside(out)) as file:
             file.write("\ufeff")  # by which Excel knows UTF-8
             table = csv.writer(file)
             for row in _rows(names, partial):
@@ -153,5 +158,5 @@ def _write(out: Path, names: Sequence[str], partial: Path) -> None:
             if isinstance(cell.value, str):
                 cell.data_type = "s"  # else a text that begins with = would be a formula
         sheet.append(cells)
-    with writing(out, "wb") as file:
+    with writing(out, "wb", _aside(out)) as file:
         book.save(file)

@@ -1,12 +1,16 @@
 """Answers from a reviewed list: chosen by category or by likeness, with the safety layer in front."""
 
 import csv
+import os
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
 import openpyxl
 import pytest
 from chat_standin import ScriptedBackend
+from conftest import ROOT
 
 from gonggam.errors import UserError
 from pipeline.chat.categories import Labels
@@ -157,6 +161,55 @@ def test_a_table_of_questions_is_answered_resumed_and_safe_to_open(tmp_path):
     assert answer_all(out, bots, book) == 50
     cell = openpyxl.load_workbook(book).active["A2"]
     assert (cell.value, cell.data_type) == ("'=1+1 수면", "s")
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+
+from chat_standin import ScriptedBackend
+from pipeline.answer import answer_all
+from pipeline.chat.counselor import Counselor
+
+questions, out, place = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+sync, synced = os.fsync, []
+
+
+def mortal(file):
+    synced.append(file)
+    if len(synced) == place:
+        os.truncate(file, os.fstat(file).st_size // 2)
+        os.kill(os.getpid(), 9)
+    sync(file)
+
+
+os.fsync = mortal
+bot = Counselor(ScriptedBackend("그러셨군요. 더 들려주시겠어요?"))
+one = bot.reply_many
+bot.reply_many = lambda batch: print(len(batch), flush=True) or one(batch)
+answer_all(questions, [("one", bot)], out)
+"""
+
+
+@pytest.mark.parametrize("kind", ["csv", "xlsx"])
+def test_killed_while_the_table_is_written_no_half_of_it_stays(kind, tmp_path):
+    questions, out = tmp_path / "q.txt", tmp_path / f"a.{kind}"
+    questions.write_text("\n".join(f"수면 {n}" for n in range(20)), encoding="utf-8")
+    out.write_text("old", encoding="utf-8")
+    seen = []
+    for place in (1, 2, 0):  # while the rows begin, while the table is written, never
+        command = [sys.executable, "-c", KILLED, questions, out, str(place)]
+        where = {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests")))}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **where})
+        seen.append((done.returncode, done.stdout.split()))
+        if place:
+            assert out.read_text("utf-8") == "old"
+    assert seen == [(-9, []), (-9, ["16", "4"]), (0, [])], done.stderr  # nothing is asked twice
+    assert {file.name for file in tmp_path.iterdir()} == {"q.txt", out.name}
+    if kind == "csv":
+        assert len(out.read_text("utf-8-sig").splitlines()) == 21
+    else:
+        assert openpyxl.load_workbook(out).active.max_row == 21
 
 
 def test_answers_of_other_settings_are_not_gone_on_with(tmp_path):
