@@ -80,6 +80,9 @@ def test_it_learns_and_tells_how_well(run):
     assert metrics["learning_curve"][-1]["accuracy"] == metrics["test"]["accuracy"]
     assert not list((run.stage("classify") / "learning").glob("*/checkpoints"))
     assert "| label | taken for | texts |" in page or "Nothing: every" in page
+    assert "| surest texts | confidence from | told rightly |" in page
+    whole = metrics["examples"]["test"]
+    assert f"| {round(metrics['test']['accuracy'] * whole)} of {whole} |" in page
 
 
 def test_nothing_that_is_saved_is_a_pickle_and_another_place_will_do(run, classifier, tmp_path):

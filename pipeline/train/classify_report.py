@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gonggam.page import Page, Section
 from pipeline.train.curves import figure
-from pipeline.train.judged import Judged, mixed_up, reliability, worst_labels
+from pipeline.train.judged import Judged, mixed_up, reliability, surest, worst_labels
 from pipeline.train.labelled import Labelled
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def _calibration(metrics: Mapping[str, Any], judged: Judged) -> Section:
         )
     else:
         section.note("No test text reaches this confidence: the counsellor will ask back always.", kind="warning")
+    section.table(surest(judged), caption="What another chat.min_confidence would answer, on the test texts")
     return section.figure(_reliability(reliability(judged)), "How often it was right, by how sure it was")
 
 

@@ -83,6 +83,20 @@ def reliability(judged: Judged) -> list[dict[str, Any]]:
     ]
 
 
+def surest(judged: Judged) -> list[dict[str, Any]]:
+    """The surest 5, 10, 20, 50 and 100% of the texts: the least confidence among them, how many are told rightly."""
+    order, texts = np.argsort(-judged.confidence, kind="stable"), len(judged.true)
+    counts = dict.fromkeys(max(1, round(share * texts)) for share in (0.05, 0.1, 0.2, 0.5, 1.0))
+    return [
+        {
+            "surest texts": f"{count / texts:.0%}",
+            "confidence from": f"{judged.confidence[order[count - 1]]:.3f}",
+            "told rightly": f"{judged.right[order[:count]].sum()} of {count}",
+        }
+        for count in counts
+    ]
+
+
 def calibration_error(judged: Judged) -> float:
     """Expected calibration error over ten bins of equal width (Guo et al. 2017)."""
     total = len(judged.true)
