@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ def answer_all(
     bots: Sequence[tuple[str, Counselor]],
     out: str | Path,
     progress: Callable[[int], None] = lambda done: None,
+    states: Mapping[str, Any] | None = None,
 ) -> int:
     """Answer every question of a .txt, .csv or .xlsx file and write ``out`` (.csv or .xlsx).
 
@@ -46,6 +47,8 @@ def answer_all(
         bots: name and counsellor of each run; names head the columns.
         out: table of question, emotion, and each run's answer, category, score and source.
         progress: called with the number of rows done.
+        states: what changes when a run is trained anew, by name (see `pipeline.run.state_of`); every question is then
+            asked again.
 
     Returns:
         the number of rows.
@@ -58,7 +61,7 @@ def answer_all(
     names = [name for name, _ in bots]
     begun = {
         "questions": sha256_file(questions),
-        "runs": {name: bot.options.model_dump(mode="json") for name, bot in bots},
+        "runs": {name: [bot.options.model_dump(mode="json"), (states or {}).get(name)] for name, bot in bots},
     }
     partial = out.with_name(out.name + ".partial")
     with friendly_os_errors(partial):

@@ -21,6 +21,7 @@ def answer(
     from gonggam.errors import UserError
     from pipeline import Counselor
     from pipeline.answer import answer_all, check_output
+    from pipeline.run import state_of
 
     if not questions.is_file():
         raise UserError("file not found", "name a .txt, .csv or .xlsx file", file=questions)
@@ -33,7 +34,8 @@ def answer(
         for name, where in zip(names, run, strict=True):
             bots.append((name, Counselor.load(where, seed=seed)))
         with console.status("") as line:
-            done = answer_all(questions, bots, out, lambda count: line.update(f"{count:,} answered"))
+            states = {name: state_of(where) for name, where in zip(names, run, strict=True)}
+            done = answer_all(questions, bots, out, lambda count: line.update(f"{count:,} answered"), states)
     finally:
         for _, bot in bots:
             bot.close()

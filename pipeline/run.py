@@ -23,6 +23,7 @@ from gonggam.errors import UserError
 from gonggam.files import friendly_os_errors, read_json, sha256_file, write_json
 
 _ROOT = Path(__file__).resolve().parent.parent
+_MAKING = ("prepare", "tiny", "classify", "sft", "dpo", "memory")
 
 
 class Run:
@@ -132,3 +133,13 @@ def code_version(*places: str) -> str:
             if "__pycache__" not in file.parts:
                 digest.update(f"{file.relative_to(_ROOT)}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
+
+
+def state_of(target: str) -> list[list[Any]]:
+    """What changes when a model on this machine is trained anew; empty for one elsewhere."""
+    folder = Path(target)
+    if not folder.is_dir():
+        return []
+    run = (folder / "recipe.lock.yaml").is_file()
+    files = [folder / stage / "manifest.json" for stage in _MAKING] if run else sorted(folder.iterdir())
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]

@@ -11,6 +11,7 @@ from eval.compare import BASE, find_raw, gather
 from eval.store import Store, content_key
 from gonggam.errors import UserError
 from gonggam.files import read_jsonl
+from pipeline.run import state_of
 from pipeline.yardsticks import held_out_pairs, pair_makers
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ Said = Mapping[str, str]
 """``reply`` and its ``source``."""
 Answers = Literal["policy", "counselor"]
 _BATCH = 16
-_MAKING = ("prepare", "tiny", "classify", "sft", "dpo", "memory")
 
 
 @dataclass
@@ -144,7 +144,7 @@ def _written(
 ) -> dict[str, Said]:
     """The target's replies to the items; those that ``keep`` holds already are not asked for again."""
     source = first if target == BASE else target
-    keys = {_key(item): content_key(target, _state_of(source), answers, item["messages"]) for item in items}
+    keys = {_key(item): content_key(target, state_of(source), answers, item["messages"]) for item in items}
     with Store(keep / "raw" / "written.jsonl" if keep else None) as store:
         missing = [item for item in items if "source" not in (store.get(keys[_key(item)]) or {})]
         if missing:
@@ -152,16 +152,6 @@ def _written(
             for item, said in _ask(source, missing, answers, "none" if target == BASE else None):
                 store.put(keys[_key(item)], dict(said))
         return {key: row for key, stored in keys.items() if (row := store.get(stored))}
-
-
-def _state_of(target: str) -> list[list[Any]]:
-    """What changes when a model on this machine is trained anew; empty for one elsewhere."""
-    folder = Path(target)
-    if not folder.is_dir():
-        return []
-    run = (folder / "recipe.lock.yaml").is_file()
-    files = [folder / stage / "manifest.json" for stage in _MAKING] if run else sorted(folder.iterdir())
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files if file.is_file()]
 
 
 def _ask(source: str, items: Sequence[Item], answers: Answers, adapter: str | None) -> Iterator[tuple[Item, Said]]:

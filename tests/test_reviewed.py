@@ -142,13 +142,17 @@ def test_a_table_of_questions_is_answered_resumed_and_safe_to_open(tmp_path):
     bots = [("a/b", Counselor(CategoryAnswers(Counting()))), ("둘", Counselor(ScriptedBackend(GOOD)))]
     out = tmp_path / "answers.csv"
     with pytest.raises(UserError, match="stopped"):
-        answer_all(questions, bots, out)
+        answer_all(questions, bots, out, states={"a/b": "trained on Monday"})
     assert not out.exists()
     partial = tmp_path / "answers.csv.partial"
     partial.write_bytes(partial.read_bytes() + '{"question": "가'.encode()[:-1])  # killed within a character
     Counting.asked = -1000
-    assert answer_all(questions, bots, out) == 50
+    kept = partial.read_bytes()
+    assert answer_all(questions, bots, out, states={"a/b": "trained on Monday"}) == 50
     assert Counting.asked == -1000 + 50 - 32  # two batches of 16 were kept
+    partial.write_bytes(kept)
+    assert answer_all(questions, bots, out, states={"a/b": "trained anew"}) == 50
+    assert Counting.asked == -1000 + 50 - 32 + 50
     assert not list(tmp_path.glob("*.partial"))
     with out.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
