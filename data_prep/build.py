@@ -76,7 +76,9 @@ def _settings(sources: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) 
         return PrepareOptions.model_validate({"sources": [dict(source) for source in sources], **options})
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "see docs/data.md") from error
+        unknown = first["type"] == "extra_forbidden"
+        why = "there is no such option" if unknown else first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{'.'.join(map(str, first['loc']))}: {why}", "see docs/data.md") from error
 
 
 def _decide(data: Collected, progress: Progress) -> np.ndarray:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from data_prep.sources import reader
+from gonggam.errors import UserError
 
 
 class _Options(BaseModel):
@@ -29,6 +32,16 @@ class SourceOptions(_Options):
         gt=0,
         description="Its share relative to the weights of the other sources; the scarcest is kept whole.",
     )
+
+    @field_validator("reader")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                reader(name)
+            except UserError as error:
+                raise ValueError(f"{error.what}. {error.hint}") from error
+        return name
 
     @model_validator(mode="after")
     def _one_of(self) -> SourceOptions:

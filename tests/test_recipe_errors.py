@@ -57,6 +57,17 @@ def only_error(path, overrides=()):
         (GOOD.replace("hidden_size", "hiden_size"), 4, "did you mean hidden_size?"),
         (GOOD.replace("reader:", "raeder:"), 3, "did you mean reader?"),
         (GOOD.replace("    r: 8", "    rr: 8"), 11, "unknown key dpo.lora.rr"),
+        (GOOD.replace("{r: 8}", "{r: 0}"), 6, "sft.lora.r must be greater than or equal to 1, not 0"),
+        (GOOD.replace("1e-4", "1e-4\n  num_train_epochs: -2"), 8, "sft.num_train_epochs must be greater than 0"),
+        (GOOD.replace("1e-4", "1e-4\n  max_length: 0"), 8, "sft.max_length must be greater than or equal to 1"),
+        (GOOD.replace("reference: sft", "beta: -1"), 9, "dpo.beta must be greater than 0, not -1"),
+        (GOOD.replace("reference: sft", "loss_type: [sigmoidd]"), 9, "did you mean sigmoid?"),
+        (GOOD.replace("reference: sft", "f_divergence_type: forward"), 9, "did you mean forward_kl?"),
+        (GOOD.replace("reader: counsel_ko", "reader: alpacca"), 3, "no reader 'alpacca'. did you mean 'alpaca'?"),
+        (GOOD + "eval: {rubric: counsel}\n", 12, "no such rubric: counsel. give the path of a YAML file, or one of: c"),
+        (GOOD + "eval: {judge: gtp-4o}\n", 12, "no such judge: gtp-4o"),
+        (GOOD + "eval: {judge: [local, gtp-4o]}\n", 12, "no such judge: gtp-4o"),
+        (GOOD + "eval: {simulate: {cast: people}}\n", 12, "no such cast: people"),
         (GOOD.replace("    r: 8", "    lora_rank: 8"), 11, "use r"),
         (GOOD.replace("  lora:\n    r: 8", "  r: 8"), 10, "it belongs under sft.lora or dpo.lora"),
         (GOOD + "learning_rate: 1\n", 12, "it belongs under"),
@@ -223,6 +234,10 @@ def test_renamed_and_owned_keys_are_refused_with_a_reason(write, kind, group, ke
     error = next(e for e in errors_of(write(text)) if f".{key}" in e.what)
     assert error.line == 2
     assert error.hint == key_hint({"training": "sft"}.get(group, group), key).text
+
+
+def test_a_run_is_served_without_the_rubric_that_it_was_judged_by(write):
+    assert load_recipe(write(GOOD + "eval: {rubric: gone.yaml}\nlocked: {}\n")).eval.rubric == "gone.yaml"
 
 
 def test_owned_keys_exist_upstream():

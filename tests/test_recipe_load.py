@@ -126,17 +126,17 @@ def test_numbers_and_words_are_those_of_yaml_1_2(write):
 
 def test_extends_merges_mappings_replaces_lists_and_keeps_origins(write):
     base = write(
-        "name: base\nprepare:\n  sources: [{reader: a}, {reader: b}]\n  split: {test: 0.1}\ntiny: {}\n"
+        "name: base\nprepare:\n  sources: [{reader: messages}, {reader: pairs}]\n  split: {test: 0.1}\ntiny: {}\n"
         "sft:\n  lora: {r: 8, lora_alpha: 4}\n  learning_rate: 1e-3\n",
         "base.yaml",
     )
     child = write(
-        "extends: base.yaml\nprepare:\n  sources: [{reader: c}]\n"
+        "extends: base.yaml\nprepare:\n  sources: [{reader: alpaca}]\n"
         "sft:\n  lora: {r: 2}\ntiny: null\nmodel: {base: gpt2}\n"
     )
     recipe = load_recipe(child)
     assert recipe.name == "try", "the name is not inherited: two recipes must not share a folder"
-    assert [source.reader for source in recipe.prepare.sources] == ["c"]
+    assert [source.reader for source in recipe.prepare.sources] == ["alpaca"]
     assert recipe.prepare.split.test == 0.1
     assert recipe.sft.lora == {"r": 2, "lora_alpha": 4}
     assert recipe.sft.arguments == {"learning_rate": 1e-3}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -114,15 +114,35 @@ def _cross_errors(source: Source) -> Iterator[UserError]:
 
 
 def _missing_files(source: Source) -> Iterator[UserError]:
-    """Prompts and chat templates that are neither shipped nor a file."""
-    for section, key, read in (("model", "chat_template", template), ("chat", "system", system_prompt)):
-        written = source.data.get(section)
-        name = written.get(key) if isinstance(written, dict) else None
-        if isinstance(name, str):
-            try:
-                read(name)
-            except UserError as error:
-                yield _error(source, (section, key), error.what, error.hint)
+    """What is named but neither shipped nor a file; that of eval would be missed only after training."""
+    readers: dict[Key, Callable[[str], object]] = {
+        ("model", "chat_template"): template,
+        ("chat", "system"): system_prompt,
+    }
+    if "locked" not in source.data:  # a run is served without the files that it was once judged by
+        readers |= _evaluation()
+    for key, read in readers.items():
+        value: Any = source.data
+        for part in key:
+            value = value.get(part) if isinstance(value, dict) else None
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str):
+                try:
+                    read(name)
+                except UserError as error:
+                    yield _error(source, key, error.what, error.hint)
+
+
+def _evaluation() -> dict[Key, Callable[[str], object]]:
+    from eval import load_judge, load_rubric
+    from eval.simulate import load_cast
+
+    def judge(name: str) -> object:
+        return name == "local" or load_judge(name)
+
+    talks = {"cast": load_cast, "rubric": load_rubric, "judge": judge, "player": judge}
+    simulated: dict[Key, Callable[[str], object]] = {("eval", "simulate", key): read for key, read in talks.items()}
+    return {("eval", "rubric"): load_rubric, ("eval", "judge"): judge} | simulated
 
 
 def _section_errors(source: Source, name: str, error: ValidationError) -> Iterator[UserError]:

@@ -1,4 +1,4 @@
-"""What is known about keys that a section does not take: those a library once had, and those the pipeline sets."""
+"""What is known about the libraries' keys: those they once had, those the pipeline sets, and bounds of values."""
 
 from __future__ import annotations
 
@@ -32,5 +32,15 @@ def key_hint(section: str, key: str) -> KeyHint | None:
 @cache
 def known_keys() -> dict[str, Any]:
     """keys.yaml: `renamed` and `owned`, each by section."""
+    return _read("keys.yaml")
+
+
+@cache
+def limits() -> dict[str, dict[str, dict[str, float]]]:
+    """limits.yaml: section (``lora`` for the keys of peft) to key to bounds, named as in pydantic's Field."""
+    return _read("limits.yaml")
+
+
+def _read(name: str) -> dict[str, Any]:
     fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(Path(__file__).with_name("keys.yaml").read_text("utf-8"), fast)
+    return yaml.load(Path(__file__).with_name(name).read_text("utf-8"), fast)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from pipeline.recipe import upstream
-from pipeline.recipe.keys import known_keys
+from pipeline.recipe.keys import known_keys, limits
 
 OWN_OF_DPO = ("reference", "stop_on_collapse", "length_prompts")
 """Keys of the dpo section that are ours, beside those of TRL."""
@@ -152,8 +152,7 @@ def _adapter_wanted(value: Any) -> Any:
 
 
 def _training(name: str, kind: upstream.Upstream, doc: str, **extra: Any) -> type[BaseModel]:
-    owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
-    lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
+    lora = _settable(upstream.LORA, "lora")
     if name == "sft":
         extra["lora"] = (
             lora | None,
@@ -166,18 +165,30 @@ def _training(name: str, kind: upstream.Upstream, doc: str, **extra: Any) -> typ
         )
     return create_model(
         kind.name,
-        __base__=upstream.model_of(kind, frozenset(owned)),
+        __base__=_settable(kind, "training", name),
         __doc__=doc,
         **extra,
     )
 
 
 def _keyed(name: str) -> type[BaseModel]:
-    owned = {key for section in ("training", name) for key in known_keys()["owned"].get(section, {})}
-    lora = upstream.model_of(upstream.LORA, frozenset(known_keys()["owned"]["lora"]))
+    lora = _settable(upstream.LORA, "lora")
     described = Field(None, description="keys of peft's LoraConfig; null: train all weights")
     fields = {key: (field.annotation, field) for key, field in KEYED[name].model_fields.items()}
     own: dict[str, Any] = {"lora": (lora | None, described), **fields}
-    base = upstream.model_of(upstream.TRAINING, frozenset(owned))
+    base = _settable(upstream.TRAINING, "training", name)
     title, doc = f"{name.title()}Options", KEYED[name].__doc__
     return create_model(title, __base__=base, __doc__=doc, **own)
+
+
+def _settable(kind: upstream.Upstream, *groups: str) -> type[BaseModel]:
+    """The keys of a library that a recipe may set, their values within our limits."""
+    owned = {key for group in groups for key in known_keys()["owned"].get(group, {})}
+    base = upstream.model_of(kind, frozenset(owned))
+    bounds = {key: bound for group in groups for key, bound in limits().get(group, {}).items()}
+    fields = {key: base.model_fields[key] for key in bounds}
+    bounded: dict[str, Any] = {
+        key: (Annotated[field.annotation, Field(**bounds[key])], field)  # type: ignore[arg-type]
+        for key, field in fields.items()
+    }
+    return create_model(kind.name, __base__=base, **bounded)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 _SIMPLE: dict[str, Any] = {t.__name__: t for t in (int, float, bool, str, list, dict, tuple)} | {"Any": Any}
 # transformers' own __init__ is lazy, so an import from it does not name the file.
 _LAZY = {("transformers", "TrainingArguments"): "training_args"}
+# The way TRL's help texts list the values of a key whose annotation is only text.
+_VALUES = re.compile(r"Possible values are:((?: `'?\w+'?`(?: \(default\))?,?)+)")
 
 
 class Upstream(NamedTuple):
@@ -50,6 +53,9 @@ def model_of(upstream: Upstream, without: frozenset[str] = frozenset()) -> type[
         if meta["choices"]:
             choices: Any = Literal[tuple(meta["choices"])]
             kind = choices | None if type(None) in get_args(kind) else choices
+        elif kind in (str, list[str]) and (values := _VALUES.search(meta["help"])):
+            choices = Literal[tuple(re.findall(r"`'?(\w+)'?`", values[1]))]
+            kind = choices if kind is str else list[choices]
         description = " ".join(meta["help"].replace("%%", "%").split())
         fields[name] = (kind, Field(default=meta["default"], description=description))
     config = ConfigDict(extra="forbid", protected_namespaces=(), frozen=True, defer_build=True)
