@@ -75,6 +75,7 @@ class Teacher:
         self._sleep, self._transport = sleep, transport
         self._answers = Answers(cache)
         self._next_start = 0.0
+        self._reached = False
 
     def cost(self) -> float:
         """What this run's tokens cost, in the currency of the prices."""
@@ -151,9 +152,13 @@ class Teacher:
                 response = await client.post(url, json=body)
             except httpx.UnsupportedProtocol as error:
                 raise UserError(f"no usable address: {url}", "begin it with https:// or http://") from error
-            except httpx.TransportError:
+            except httpx.TransportError as error:
+                if isinstance(error, httpx.ConnectError) and not self._reached:
+                    hint = "start the teacher or correct its address; the same command goes on"
+                    raise UserError(f"nobody answers at {url}", hint) from error
                 await self._sleep(wait)
                 continue
+            self._reached = True
             if response.status_code == 200:
                 answer = self._answer(response)
                 if answer:

@@ -140,6 +140,14 @@ def test_a_server_that_hangs_is_given_up_on_and_asked_again(tmp_path, serve):
     assert (teacher.usage["requests"], len(waits)) == (2, 1)
 
 
+def test_a_teacher_that_is_not_there_is_named_at_once(tmp_path):
+    gone = TeacherOptions(base_url="http://127.0.0.1:9/v1", model="m")
+    with pytest.raises(
+        UserError, match=r"nobody answers at http://127.0.0.1:9/v1/chat/completions\. start the teacher"
+    ):
+        Teacher(gone, tmp_path / "cache.jsonl").ask_all([[{"role": "user", "content": "가"}]])
+
+
 def test_samples_are_drawn_once_and_ranked_by_a_judge_of_the_evaluation_room(tmp_path, serve):
     server = serve()
     judge = {"name": "j", "url": server.url, "model": "m", "method": "samples", "samples": 1, "api_key_env": ""}
