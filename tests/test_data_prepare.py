@@ -325,9 +325,9 @@ def test_labelled_utterances_are_written_apart(tmp_path):
 def test_what_a_user_can_get_wrong(messy, tmp_path):
     with pytest.raises(UserError, match="did you mean"):
         prepare([{"reader": "councel_ko"}], tmp_path / "out")
-    with pytest.raises(UserError, match="clean.unicod: there is no such option"):
+    with pytest.raises(UserError, match=r"clean\.unicod: there is no such option"):
         prepare([{"path": str(tmp_path)}], tmp_path / "out", clean={"unicod": False})
-    with pytest.raises(UserError, match="no reader 'mesages'. did you mean 'messages'"):
+    with pytest.raises(UserError, match=r"no reader 'mesages'\. did you mean 'messages'"):
         prepare([{"reader": "mesages", "path": str(tmp_path)}], tmp_path / "out")
     with pytest.raises(UserError, match="privacy"):
         prepare([{"reader": "counsel_ko"}], tmp_path / "out", privacy="masked")

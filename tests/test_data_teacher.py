@@ -142,9 +142,7 @@ def test_a_server_that_hangs_is_given_up_on_and_asked_again(tmp_path, serve):
 
 def test_a_teacher_that_is_not_there_is_named_at_once(tmp_path):
     gone = TeacherOptions(base_url="http://127.0.0.1:9/v1", model="m")
-    with pytest.raises(
-        UserError, match=r"nobody answers at http://127.0.0.1:9/v1/chat/completions\. start the teacher"
-    ):
+    with pytest.raises(UserError, match=r"nobody answers at http://127.0.0.1:9/v1/.*\. start the teacher"):
         Teacher(gone, tmp_path / "cache.jsonl").ask_all([[{"role": "user", "content": "가"}]])
 
 

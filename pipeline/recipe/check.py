@@ -140,9 +140,14 @@ def _evaluation() -> dict[Key, Callable[[str], object]]:
     def judge(name: str) -> object:
         return name == "local" or load_judge(name)
 
-    talks = {"cast": load_cast, "rubric": load_rubric, "judge": judge, "player": judge}
-    simulated: dict[Key, Callable[[str], object]] = {("eval", "simulate", key): read for key, read in talks.items()}
-    return {("eval", "rubric"): load_rubric, ("eval", "judge"): judge} | simulated
+    return {
+        ("eval", "rubric"): load_rubric,
+        ("eval", "judge"): judge,
+        ("eval", "simulate", "cast"): load_cast,
+        ("eval", "simulate", "rubric"): load_rubric,
+        ("eval", "simulate", "judge"): judge,
+        ("eval", "simulate", "player"): judge,
+    }
 
 
 def _section_errors(source: Source, name: str, error: ValidationError) -> Iterator[UserError]:

@@ -36,7 +36,7 @@ def known_keys() -> dict[str, Any]:
 
 
 @cache
-def limits() -> dict[str, dict[str, dict[str, float]]]:
+def limits() -> dict[str, dict[str, dict[str, Any]]]:
     """limits.yaml: section (``lora`` for the keys of peft) to key to bounds, named as in pydantic's Field."""
     return _read("limits.yaml")
 

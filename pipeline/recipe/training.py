@@ -186,9 +186,8 @@ def _settable(kind: upstream.Upstream, *groups: str) -> type[BaseModel]:
     owned = {key for group in groups for key in known_keys()["owned"].get(group, {})}
     base = upstream.model_of(kind, frozenset(owned))
     bounds = {key: bound for group in groups for key, bound in limits().get(group, {}).items()}
-    fields = {key: base.model_fields[key] for key in bounds}
-    bounded: dict[str, Any] = {
-        key: (Annotated[field.annotation, Field(**bounds[key])], field)  # type: ignore[arg-type]
-        for key, field in fields.items()
-    }
+    bounded: dict[str, Any] = {}
+    for key, bound in bounds.items():
+        field = base.model_fields[key]
+        bounded[key] = (Annotated[field.annotation, Field(**bound)], field)
     return create_model(kind.name, __base__=base, **bounded)
