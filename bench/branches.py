@@ -21,7 +21,7 @@ from record import ROOT, publish
 ENOUGH = 95.0
 PARTS = {
     "recipe": (["pipeline/recipe/*"], ["tests/test_recipe_*.py", "tests/test_sweep.py"]),
-    "mask": (["pipeline/train/mask.py"], ["tests/test_train_mask.py"]),
+    "mask": (["pipeline/train/mask.py"], ["tests/test_train_mask.py", "tests/test_train_mask_proof.py"]),
     "reassembly": (["data_prep/reassemble.py"], ["tests/test_data_reassemble.py"]),
     "prefix": (
         ["pipeline/train/prefix.py", "pipeline/train/attend.py", "pipeline/train/pack.py"],
