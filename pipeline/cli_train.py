@@ -49,6 +49,7 @@ def plan(
     stages = [name for name in stages if name in ("sft", "dpo")]
     if not stages:
         raise UserError("there is nothing to plan", "only sft and dpo are planned", file=loaded.file)
+    machines = [gpu_named(name) for name in gpu or ["a100-80gb"]]
     run = Run(runs / loaded.name)
     with _prepared(loaded, run) as prepared:
         tokenizer = _tokenizer(loaded, run)
@@ -60,7 +61,7 @@ def plan(
             console.print(
                 f"[yellow]estimate[/]  no config.json, so {loaded.model.base} is taken for as it is known here"
             )
-        for number, machine in enumerate(map(gpu_named, gpu or ["a100-80gb"])):
+        for number, machine in enumerate(machines):
             for name in stages:
                 found = planner.stage(name, machine)
                 if number == 0:

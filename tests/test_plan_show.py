@@ -71,3 +71,13 @@ def test_nothing_logged_is_nothing_drawn(tmp_path):
     from pipeline.train.curves import write_curves
 
     assert write_curves(tmp_path, [{"train_runtime": 1.0}]) == []
+
+
+def test_an_unknown_gpu_is_named_before_any_work(tmp_path):
+    from gonggam.errors import UserError
+    from pipeline.cli import app
+
+    result = CliRunner().invoke(app, ["plan", "demo", "--gpu", "a100-80g", "--runs", str(tmp_path / "runs")])
+    assert isinstance(result.exception, UserError)
+    assert "unknown GPU 'a100-80g'" in str(result.exception)
+    assert not (tmp_path / "runs").exists()
