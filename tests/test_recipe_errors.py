@@ -65,6 +65,7 @@ def only_error(path, overrides=()):
         (GOOD.replace("reference: sft", "f_divergence_type: forward"), 9, "did you mean forward_kl?"),
         (GOOD.replace("reader: counsel_ko", "reader: alpacca"), 3, "no reader 'alpacca'. did you mean 'alpaca'?"),
         (GOOD + "eval: {rubric: counsel}\n", 12, "no such rubric: counsel. give the path of a YAML file, or one of: c"),
+        (GOOD + "eval: {criteria: [empathyy]}\n", 12, "empathyy"),
         (GOOD + "eval: {judge: gtp-4o}\n", 12, "no such judge: gtp-4o"),
         (GOOD + "eval: {judge: [local, gtp-4o]}\n", 12, "no such judge: gtp-4o"),
         (GOOD + "eval: {simulate: {cast: people}}\n", 12, "no such cast: people"),

@@ -6,6 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -33,6 +34,7 @@ def check(source: Source) -> tuple[dict[str, BaseModel], list[UserError]]:
             except ValidationError as error:
                 errors += _section_errors(source, name, error)
     errors += _missing_files(source)
+    errors += _unknown_criteria(source, sections)
     return sections, sort_errors(errors)
 
 
@@ -148,6 +150,20 @@ def _evaluation() -> dict[Key, Callable[[str], object]]:
         ("eval", "simulate", "judge"): judge,
         ("eval", "simulate", "player"): judge,
     }
+
+
+def _unknown_criteria(source: Source, sections: dict[str, BaseModel]) -> Iterator[UserError]:
+    """Criteria that the rubric does not have; one that cannot be read is an error of its own."""
+    from eval import EvalOptions, load_rubric
+
+    options = sections.get("eval")
+    if isinstance(options, EvalOptions) and options.criteria and "locked" not in source.data:
+        with suppress(UserError):
+            rubric = load_rubric(options.rubric)
+            try:
+                rubric.only(options.criteria)
+            except UserError as error:
+                yield _error(source, ("eval", "criteria"), error.what, error.hint)
 
 
 def _section_errors(source: Source, name: str, error: ValidationError) -> Iterator[UserError]:
