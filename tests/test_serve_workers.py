@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager, suppress
 
 import httpx
+import pytest
 from serve_standin import GOOD, model_server
 from store_standin import PASSWORD
 
@@ -31,12 +32,13 @@ def command(folder, model, *options):
         text=True,
         cwd=folder,
         env=os.environ,
+        start_new_session=True,
     )
 
 
 @contextmanager
-def running(folder, *options):
-    """Yields (process, client); both workers are up. Ends at SIGTERM, with exit code 0."""
+def running(folder, *options, end=lambda process: process.terminate()):
+    """Yields (process, client); both workers are up. Ends in order, with exit code 0."""
     with model_server() as model:
         process = command(folder, model, *options)
         try:
@@ -46,7 +48,7 @@ def running(folder, *options):
             with httpx.Client(base_url=address, timeout=60, headers={"Connection": "close"}) as client:
                 yield process, client
         finally:
-            process.send_signal(signal.SIGTERM)
+            end(process)
             assert process.wait(60) == 0
 
 
@@ -66,8 +68,13 @@ def stopped(pid):
             os.kill(pid, signal.SIGCONT)
 
 
-def test_both_answer_count_together_and_end_at_sigterm(tmp_path):
-    with running(tmp_path) as (_, client):
+def closed_terminal(process):
+    """What every process that was started in a terminal hears when it is closed."""
+    os.killpg(process.pid, signal.SIGHUP)
+
+
+def test_both_answer_count_together_and_end_in_order_when_their_terminal_is_closed(tmp_path):
+    with running(tmp_path, end=closed_terminal) as (_, client):
         for other in begun(tmp_path):
             with stopped(other):
                 answers = [client.post(CHAT, json=BODY) for _ in range(3)]
@@ -109,3 +116,44 @@ def test_no_database_ends_all_workers_with_one_line_each(tmp_path):
             process.kill()
     assert f"error no database at {nowhere}" in (tmp_path / "log").read_text()
     assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+TALKING = """
+import asyncio, sys
+from pathlib import Path
+from pipeline.serve.options import ServeOptions
+from pipeline.serve.server import Server, listen
+import uvicorn
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun ", "more_body": True})
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+    await send({"type": "http.response.body", "body": b"and done"})
+
+with listen(ServeOptions(port=0)) as listening:
+    listening.listen()
+    print(listening.getsockname()[1], flush=True)
+    Server(uvicorn.Config(app, lifespan="off", log_level="info")).run([listening])
+"""
+
+
+@pytest.mark.parametrize("times", [["SIGTERM"], ["SIGINT"], ["SIGHUP"], ["SIGINT", "SIGINT"]])
+def test_one_process_finishes_what_it_says_unless_it_is_told_twice(tmp_path, times):
+    process = subprocess.Popen(
+        [sys.executable, "-c", TALKING], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    with httpx.stream("GET", address) as answer:
+        said = answer.iter_text()
+        assert next(said) == "begun "
+        for name in times:
+            process.send_signal(getattr(signal, name))
+            while "Waiting for connections to close" not in process.stderr.readline() and process.poll() is None:
+                pass
+        if len(times) == 1:
+            (tmp_path / "go").touch()
+            assert "".join(said) == "and done"
+    assert process.wait(30) == (0 if len(times) == 1 else 130)
+    assert "Traceback" not in process.stderr.read()

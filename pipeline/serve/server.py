@@ -5,18 +5,22 @@ from __future__ import annotations
 import ipaddress
 import logging
 import os
+import signal
 import socket
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.server import HANDLED_SIGNALS
 from uvicorn.supervisors.multiprocess import Multiprocess
 
 from gonggam.errors import UserError
@@ -69,7 +73,7 @@ def serve(plan: Plan) -> None:
         if settings.workers == 1:
             config = _config(build(plan), settings)
             _tell(listening, settings)
-            uvicorn.Server(config).run([listening])
+            Server(config).run([listening])
             return
         with tempfile.TemporaryDirectory(prefix="gonggam-metrics-") as numbers:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = numbers
@@ -80,12 +84,42 @@ def serve(plan: Plan) -> None:
                 sys.exit(2)  # the worker has told why
 
 
+class Server(uvicorn.Server):
+    """Uvicorn's server, for which having stopped when told to is no failure: it ends with exit code 0.
+
+    A closed terminal (SIGHUP) is a way to tell it, a second Ctrl-C one to stop at once: what was acknowledged is kept.
+    """
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Heed signals to the end of the process; uvicorn would raise those that stopped it once more."""
+        for number in HANDLED_SIGNALS if hung_up_is_ignored() else (*HANDLED_SIGNALS, signal.SIGHUP):
+            signal.signal(number, self.handle_exit)
+        yield
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; at once if this is the second Ctrl-C."""
+        if self.should_exit and sig == signal.SIGINT:
+            os._exit(128 + sig)
+        super().handle_exit(sig, frame)
+
+
 class Workers(Multiprocess):
-    """Uvicorn's supervisor, which notices at once that a worker has ended.
+    """Uvicorn's supervisor, which a closed terminal stops like SIGTERM, and which notices at once that a worker ended.
 
     It asks every worker whether it is well and waits for the answer, meanwhile deaf to signals. Where this process too
     holds the worker's end of the pipe, the end of a worker that was just being asked is never heard of.
     """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        ignored = hung_up_is_ignored()
+        super().__init__(config, sockets)
+        if ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    def handle_hup(self) -> None:
+        """The terminal was closed: finish replies and end. Uvicorn would start all workers anew."""
+        self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
         """Replace workers that have ended; stop all if one could not start."""
@@ -138,6 +172,8 @@ def open_store(plan: Plan) -> Store | None:
 def worker(plan: Plan) -> FastAPI:
     """`build` in a worker process, where an error ends the whole service: the next worker would not start either."""
     _quiet()
+    if hasattr(signal, "SIGHUP"):  # a closed terminal tells it all processes; ours are told to end by the first
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         return build(plan)
     except Exception as error:
@@ -203,6 +239,11 @@ def _quiet() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for name in ("gonggam", "uvicorn"):
         logging.getLogger(name).setLevel(logging.INFO)
+
+
+def hung_up_is_ignored() -> bool:
+    """Whether closed terminals are to be lived through (nohup), or cannot be heard of (Windows)."""
+    return not hasattr(signal, "SIGHUP") or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def _loopback(host: str) -> bool:
