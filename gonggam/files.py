@@ -34,6 +34,14 @@ def as_user_error(error: OSError, path: str | Path | None = None) -> UserError |
     return UserError(os.strerror(error.errno or 0), hint, file=error.filename or path) if hint else None
 
 
+def can_be_written(path: str | Path, room: int = 4 << 20) -> bool:
+    """Whether a file or folder is there, may be written, and has ``room`` bytes to grow; nothing is written for it."""
+    try:
+        return os.access(path, os.W_OK) and shutil.disk_usage(path).free >= room
+    except OSError:
+        return False
+
+
 @contextmanager
 def friendly_os_errors(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals about ``path`` into a `UserError`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from contextlib import suppress
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING
 
 from gonggam.errors import UserError
-from gonggam.files import friendly_os_errors
+from gonggam.files import can_be_written, friendly_os_errors
 from rag.mind import Memory
 from rag.options import MemoryOptions
 
@@ -73,6 +74,13 @@ class MemoryStore:
             with friendly_os_errors(self.root):
                 (self.root / "locks").mkdir(parents=True, exist_ok=True)
             self._ready = True
+
+    def alive(self) -> bool:
+        """Whether something could be remembered now: the folder may be written and its disk has room."""
+        with suppress(UserError):
+            self.ready()
+            return can_be_written(self.root)
+        return False
 
     @property
     def _limit(self) -> int:

@@ -11,6 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import anyio
@@ -378,6 +379,37 @@ def test_a_database_that_is_gone_is_told_as_such_and_used_again_when_it_is_back(
     assert client.get("/health/ready").json()["checks"]["database"] is False
     away.rename(tmp_path / "service")
     assert send(client, minji, room, "들려요?").status_code == 201
+
+
+def test_a_disk_that_is_full_or_a_database_that_was_taken_away_is_not_ready(client, minji, tmp_path, monkeypatch):
+    def ready():
+        answer = client.get("/health/ready")
+        return answer.status_code, [name for name, well in answer.json()["checks"].items() if not well]
+
+    assert ready() == (200, [])
+    with monkeypatch.context() as patch:
+        patch.setattr("gonggam.files.shutil.disk_usage", lambda _: SimpleNamespace(free=4096))
+        assert ready() == (503, ["database", "memory"])
+    (tmp_path / "service" / "gonggam.db").unlink()  # SQLite would go on writing to the file that nobody finds any more
+    assert ready() == (503, ["database"])
+
+
+def test_a_memory_that_cannot_be_written_is_the_services_trouble_not_the_callers(client, minji, tmp_path, caplog):
+    room = start(client, minji)
+    said = send(client, minji, room, "면접 떨어졌어").json()["dialog"]
+    users = (tmp_path / "users").rename(tmp_path / "away")
+    (tmp_path / "users").write_text("no folder")
+    for failed in (
+        send(client, minji, room, "또 떨어졌어"),
+        client.delete(f"/api/dialogs/{said['id']}", headers=minji),
+    ):
+        assert (failed.status_code, failed.json()["code"]) == (503, "storage_unavailable")
+        assert failed.json()["detail"] == texts()["refused"]["storage_unavailable"]["message"]
+    assert "(Not a directory) at " in caplog.text
+    (tmp_path / "users").unlink()
+    users.rename(tmp_path / "users")
+    assert [d["id"] for d in client.get(f"/api/rooms/{room}/dialogs", headers=minji).json()] == [said["id"]]
+    assert send(client, minji, room, "또 떨어졌어").status_code == 201
 
 
 def test_every_refusal_says_all_of_its_sentence():

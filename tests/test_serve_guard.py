@@ -241,7 +241,12 @@ def test_beyond_the_queue_is_429_and_not_ready(held):
     refused = client.post(CHAT, json=BODY)
     assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
-    assert client.get("/health/ready").json()["checks"] == {"model": True, "database": True, "queue": False}
+    assert client.get("/health/ready").json()["checks"] == {
+        "model": True,
+        "database": True,
+        "memory": True,
+        "queue": False,
+    }
     backend.go.set()
     for thread in waiting:
         thread.join()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from starlette.exceptions import HTTPException
 
 from gonggam.errors import UserError
@@ -80,19 +81,32 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, str(error.detail), code=CODES.get(error.status_code))
         case BackendError():
             return ApiError(503, str(error), code="model_unavailable", retry_after=5)
-        case UserError():
+        case UserError() if not isinstance(error.__cause__, OSError):
             return ApiError(400, str(error))
     log_fault(error)
+    if isinstance(error.__cause__ or error, OSError):  # a memory's files: the disk is full or may not be written
+        return ApiError(503, "Nothing can be kept now.", code="storage_unavailable", retry_after=60)
     if isinstance(error, OperationalError):  # the server is gone, the disk is full, others write all the time
         return ApiError(503, "The database cannot be used now.", code="database_unavailable", retry_after=5)
     return ApiError(500, "The service made a mistake; it was noted.", code="internal_error")
 
 
 def log_fault(error: BaseException) -> None:
-    """Kind and place of a fault, without its message and without local values."""
+    """Kind and place of a fault and the system's name for it, without its message and without local values."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     where = " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames))
-    logger.error("fault: %s at %s", type(error).__name__, where)
+    logger.error("fault: %s%s at %s", type(error).__name__, _named(error), where)
+
+
+def _named(error: BaseException) -> str:
+    """What the operating system or the database calls it: a name or a number, never a message."""
+    cause = error.orig if isinstance(error, DBAPIError) else error.__cause__ or error
+    if isinstance(cause, OSError):
+        return f" ({os.strerror(cause.errno)})" if cause.errno else ""
+    name = getattr(cause, "sqlite_errorname", None) or getattr(cause, "sqlstate", None)  # SQLite's; PostgreSQL's
+    if isinstance(error, DBAPIError) and cause and cause.args and isinstance(cause.args[0], int):
+        name = cause.args[0]  # MySQL's
+    return f" ({name})" if name else ""
 
 
 def refusal(path: str, error: ApiError) -> JSONResponse:

@@ -17,11 +17,13 @@ async def live() -> dict[str, str]:
 
 @router.get("/health/ready", responses={503: {"description": "something is missing; the body says what"}})
 async def ready(request: Request) -> JSONResponse:
-    """Whether a message would be answered now: the model is there, the database answers, the queue has room."""
+    """Whether a message would be answered now: the model is there, what is said can be kept, the queue has room."""
     state = request.app.state
+    memory = state.counselor.memory
     checks = {
         "model": await run_in_threadpool(state.counselor.backend.alive),
         "database": state.store is None or await run_in_threadpool(state.store.alive),
+        "memory": memory is None or await run_in_threadpool(memory.alive),
         "queue": not state.queue.full,
     }
     well = all(checks.values())

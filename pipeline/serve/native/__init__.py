@@ -12,7 +12,7 @@ from fastapi import APIRouter, FastAPI
 
 from pipeline.serve.accounts import Accounts
 from pipeline.serve.native import admin, dialogs, memory, moods, people, rooms
-from pipeline.serve.native.access import refusals
+from pipeline.serve.native.access import UNKEPT, refusals
 from pipeline.serve.talks import Talks
 
 
@@ -27,7 +27,7 @@ def install(app: FastAPI) -> None:
     state.accounts = Accounts(state.store, lasts=lasts) if state.settings.accounts else None
     state.talks = Talks(state.store, state.counselor, state.queue)
     state.talks.erasure.recover()
-    api = APIRouter(prefix="/api", responses=refusals("bad_body"))
+    api = APIRouter(prefix="/api", responses=refusals("bad_body", *UNKEPT))
     for part in (dialogs, rooms, people, memory, moods, admin):  # tried in this order: messages come most often
         api.include_router(part.router)
     app.include_router(api)

@@ -139,5 +139,6 @@ Me = Annotated[Person, Depends(person_of)]
 Admin = Annotated[Person, Depends(admin)]
 TheToken = Annotated[str | None, Depends(token)]
 Address = Annotated[str, Depends(address)]
+UNKEPT = ("database_unavailable", "storage_unavailable")
 LOGGED_IN = refusals("not_logged_in")
 OWN = refusals("not_logged_in", "not_found")

@@ -14,7 +14,7 @@ from pipeline.chat.reply import Note
 from pipeline.chat.turn import clean
 from pipeline.serve.completions import while_read
 from pipeline.serve.errors import as_api_error
-from pipeline.serve.native.access import OWN, Id, Me, TheStore, TheTalks, Who, refusals
+from pipeline.serve.native.access import OWN, UNKEPT, Id, Me, TheStore, TheTalks, Who, refusals
 from pipeline.serve.native.memory import Remembered
 from pipeline.serve.native.rooms import CharacterName, found
 from pipeline.serve.refused import Refused
@@ -29,7 +29,7 @@ Sentiment = Annotated[
     Field(description="what a model trained on sentiments shall answer to, see GET /api/sentiments; null: predicted"),
 ]
 SAYING = OWN | refusals("room_ended", "room_busy", "not_last", "no_character", "no_sentiment")
-SAYING |= refusals("queue_exceeded", "pace_exceeded", "model_unavailable", "database_unavailable")
+SAYING |= refusals("queue_exceeded", "pace_exceeded", "model_unavailable", *UNKEPT)
 EVENT = {
     "type": "object",
     "properties": {

@@ -64,7 +64,7 @@ class Store:
         return store
 
     def alive(self) -> bool:
-        """Whether the database answers."""
+        """Whether a message could be kept."""
         return self.database.alive()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import UpdateBase
 
 from gonggam.errors import UserError
-from gonggam.files import friendly_os_errors
+from gonggam.files import can_be_written, friendly_os_errors
 from pipeline.cipher import Cipher
 
 BUSY_S = 15.0
@@ -93,7 +93,9 @@ class Database:
             yield connection
 
     def alive(self) -> bool:
-        """Whether the database answers."""
+        """Whether the database answers, and SQLite's files may be written and have room to grow."""
+        if self.file and not (can_be_written(self.file) and can_be_written(self.file.parent)):
+            return False
         try:
             with self.engine.connect() as connection:
                 return connection.scalar(text("SELECT 1")) == 1
