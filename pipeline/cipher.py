@@ -20,6 +20,10 @@ VARIABLE = "GONGGAM_KEY"
 PLAIN, SEALED = "=", "$"
 
 
+class WrongKey(UserError):
+    """What is stored was sealed with a key that is not at hand."""
+
+
 class Cipher:
     """Seals with the first of ``keys``, opens with any; with no key texts are stored as they are.
 
@@ -43,13 +47,13 @@ class Cipher:
         """The bytes that were sealed.
 
         Raises:
-            UserError: they were sealed with a key that is not among these.
+            WrongKey: they were sealed with a key that is not among these.
         """
         if self._fernet is not None:
             with suppress(InvalidToken):  # told below, as is what there is no key for at all
                 return self._fernet.decrypt(sealed)
         hint = f"give the key they were sealed with ({VARIABLE} or key_file)"
-        raise UserError("stored texts were sealed with another key", hint)
+        raise WrongKey("stored texts were sealed with another key", hint)
 
     def seal(self, text: str) -> str:
         """The text as it is stored."""

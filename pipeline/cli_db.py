@@ -76,15 +76,22 @@ def rotate_key(
     key_file: Annotated[Path, typer.Option(help="key file to change, or to make from the key in GONGGAM_KEY")],
     run: Annotated[Path | None, typer.Option(help="run folder that holds the memories, and the database")] = None,
     database: Url = None,
+    stopped: Annotated[bool, typer.Option("--stopped", help="the service is stopped, though not seen to be")] = False,
 ) -> None:
-    """Put a new key into the key file and seal every text and memory with it; stop the service meanwhile.
+    """Put a new key into the key file and seal every text and memory with it; stop the service before.
 
     Killed midway, run it again. Older keys are taken out of the file once nothing needs them.
     """
     from pipeline.cipher import Cipher, new_key, read_keys, write_keys
+    from pipeline.serve.store.workers import Workers
     from rag.reseal import reseal
 
-    keys = (new_key(), *read_keys(key_file if key_file.exists() else None))
+    old = read_keys(key_file if key_file.exists() else None)
+    # What a running service writes meanwhile would be sealed with a key that is then taken out of the file.
+    if not stopped and (count := Workers(_database(run or DEFAULT, database, None)).present()):
+        hint = "stop it first; if it ended on another machine or boot, where that cannot be seen, add --stopped"
+        raise UserError(f"the service is running ({count} processes)", hint)
+    keys = (new_key(), *old)
     write_keys(key_file, keys)
     texts = open_store(run or DEFAULT, database, key_file).upkeep.rotate()
     if run is None and database:

@@ -476,8 +476,12 @@ def test_db_commands(tmp_path, capsys):
         pair = store.preferences.offer(room.id, claim, *(draft("둘 중", text, source=source) for text in texts))
         claim = store.claims.enter(person.id, room.id).claim
         store.preferences.choose(room.id, claim, pair.id, "a", pair.a)
-    store.close()
     old = read_keys(key)
+    capsys.readouterr()
+    main_says(["db", "rotate-key", "--database", url, "--key-file", str(key)], code=2)
+    assert "the service is running (1 processes). stop it first" in capsys.readouterr().err
+    assert read_keys(key) == old
+    store.close()
     main_says(["db", "rotate-key", "--database", url, "--key-file", str(key)])
     assert set(old) < set(read_keys(key))  # memories, wherever they are, may need it
     main_says(["db", "rotate-key", "--database", url, "--key-file", str(key), "--run", str(tmp_path)])

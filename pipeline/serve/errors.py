@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 
 from gonggam.errors import UserError
 from pipeline.chat.backends import BackendError
+from pipeline.cipher import WrongKey
 from pipeline.serve.texts import texts
 
 logger = logging.getLogger("gonggam.serve")
@@ -81,10 +82,11 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, str(error.detail), code=CODES.get(error.status_code))
         case BackendError():
             return ApiError(503, str(error), code="model_unavailable", retry_after=5)
-        case UserError() if not isinstance(error.__cause__, OSError):
+        case UserError() if not isinstance(error, WrongKey) and not isinstance(error.__cause__, OSError):
             return ApiError(400, str(error))
     log_fault(error)
-    if isinstance(error.__cause__ or error, OSError):  # a memory's files: the disk is full or may not be written
+    # The disk is full or may not be written, or somebody changed the key under the running service.
+    if isinstance(error, WrongKey) or isinstance(error.__cause__ or error, OSError):
         return ApiError(503, "Nothing can be kept now.", code="storage_unavailable", retry_after=60)
     if isinstance(error, OperationalError):  # the server is gone, the disk is full, others write all the time
         return ApiError(503, "The database cannot be used now.", code="database_unavailable", retry_after=5)

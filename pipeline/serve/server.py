@@ -163,7 +163,9 @@ def open_store(plan: Plan) -> Store | None:
     folder, settings = plan.run or Path(plan.where), plan.settings
     url = settings.database or (default_url(folder) if (folder / LOCK).is_file() else None)
     if url is not None:
-        return Store.open(url, read_keys(settings.key_file))
+        store = Store.open(url, read_keys(settings.key_file))
+        _ = store.workers.own  # so that nobody changes the key meanwhile
+        return store
     if settings.accounts:
         raise UserError("accounts need a database, and there is no run folder", "name one with --database URL")
     return None

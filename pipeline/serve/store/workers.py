@@ -15,7 +15,7 @@ from datetime import timedelta
 from functools import cache
 from pathlib import Path
 
-from sqlalchemy import delete, or_, select, update
+from sqlalchemy import delete, func, or_, select, update
 
 from pipeline.serve.store.database import Database
 from pipeline.serve.store.models import Counsel, Worker, now, table
@@ -57,7 +57,7 @@ class Process:
 
 
 class Workers:
-    """Rows of ``worker``; this process enters itself when it first claims a room."""
+    """Rows of ``worker``; the service enters itself at the start, others when they first claim a room."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
@@ -83,6 +83,12 @@ class Workers:
         with self._db.looking() as connection:
             rows = connection.execute(select(_T.c.id, _T.c.place, _T.c.pid, _T.c.started)).all()
         return [row.id for row in rows if Process(row.place, row.pid, row.started).gone]
+
+    def present(self) -> int:
+        """How many processes may be at work on this database: all that entered themselves and are not provably gone."""
+        gone = self.departed()
+        with self._db.looking() as connection:
+            return connection.scalar(select(func.count()).where(_T.c.id.not_in(gone))) or 0
 
     def strike(self) -> None:
         """Take out workers that are gone, and such as nobody has heard of for long, unless something is claimed."""
