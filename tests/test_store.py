@@ -360,8 +360,13 @@ def test_tries_are_counted_together_and_refused(store):
             worker.log_in("minji", "틀린 비밀번호", address="1.2.3.4")
         codes.append(refused.value.code)
     assert codes == ["bad_login"] * 3 + ["too_many"] * 3
-    with pytest.raises(ApiError, match="시도"):  # the right password does not help then, nor another address later on
+    with pytest.raises(ApiError, match="시도") as refused:  # the right password does not help then
         accounts.log_in("minji", "파란 고래 42마리", address="1.2.3.4")
+    assert 0 < refused.value.retry_after <= 15 * 60
+    # Whoever is refused there does not lock the account for other addresses; tries from many addresses do.
+    accounts.log_in("minji", "파란 고래 42마리", address="5.6.7.8")
+    with pytest.raises(ApiError, match="맞지 않아요"):
+        accounts.log_in("minji", "틀린 비밀번호", address="5.6.7.9")
     with pytest.raises(ApiError, match="시도"):
         accounts.log_in("minji", "파란 고래 42마리", address="5.6.7.8")
 

@@ -149,8 +149,8 @@ class Accounts:
         self.store.people.clear_attempts(both)
 
     def _limit(self, limits: dict[str, int]) -> None:
-        if limits and not self.store.people.attempt(limits, WINDOW):
-            raise Refused("too_many", retry_after=int(WINDOW.total_seconds()))
+        if limits and (wait := self.store.people.attempt(limits, WINDOW)):
+            raise Refused("too_many", retry_after=wait)
 
     def _matches(self, hashed: str, password: str) -> bool:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -124,18 +125,25 @@ class People:
         with self._db.reading() as session:
             return [self._db.cipher.open(name) for name in session.scalars(select(Memory.name).filter_by(user_id=user))]
 
-    def attempt(self, limits: dict[str, int], window: timedelta) -> bool:
-        """Count one more try against every bucket; False if any bucket had as many as it may within ``window``.
+    def attempt(self, limits: dict[str, int], window: timedelta) -> int:
+        """Count one more try against every bucket; returns 0, or the seconds to wait if any is full within ``window``.
 
-        The try is written before it is judged, so that many at once cannot slip through together.
+        A try is committed before it is judged, so that many at once cannot slip through together. One that is refused
+        is then taken out of every bucket: who may not try from one address cannot fill the account's bucket either.
         """
+        tries = [Attempt(bucket=bucket) for bucket in limits]
         with self._db.writing(lasting=False) as session:
             session.execute(delete(Attempt).where(Attempt.created_at <= now() - window))
-            session.add_all(Attempt(bucket=bucket) for bucket in limits)
-            session.flush()
-            wanted = select(Attempt.bucket, func.count()).where(Attempt.bucket.in_(limits)).group_by(Attempt.bucket)
-            counts = dict(session.execute(wanted).tuples().all())
-        return all(counts.get(bucket, 0) <= limit for bucket, limit in limits.items())
+            session.add_all(tries)
+        wanted = select(Attempt.bucket, func.count(), func.min(Attempt.created_at)).group_by(Attempt.bucket)
+        with self._db.reading() as session:
+            found = session.execute(wanted.where(Attempt.bucket.in_(limits))).tuples().all()
+        full = [oldest for bucket, count, oldest in found if count > limits[bucket]]
+        if not full:
+            return 0
+        with self._db.writing(lasting=False) as session:
+            session.execute(delete(Attempt).where(Attempt.id.in_([one.id for one in tries])))
+        return max(1, math.ceil((max(full) + window - now()).total_seconds()))
 
     def clear_attempts(self, bucket: str) -> None:
         """Start a bucket anew."""
