@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +27,9 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 
 CODES = {400: "bad_body", 404: "not_found", 405: "bad_method"}
 """What the framework refuses by itself."""
+
+KINDS_TRIED = re.compile(r"(constrained-)?(str|list\[.*)")
+"""What pydantic puts into the place of a problem where a value may be a text or a list."""
 
 APIS = ("/v1/", "/api/", "/health/", "/metrics")
 """Where programs ask."""
@@ -150,10 +154,22 @@ def _wants_page(request: Request) -> bool:
     return not request.url.path.startswith(APIS) and "text/html" in request.headers.get("accept", "")
 
 
+def _place(problem: dict[str, Any]) -> list[str]:
+    """Where a problem lies in the body, without the names of the kinds that pydantic tried there."""
+    parts = [str(part) for part in problem["loc"] if part != "body"]
+    return [part for place, part in enumerate(parts) if not (place and KINDS_TRIED.fullmatch(part))]
+
+
 def _first(problems: list[dict[str, Any]]) -> ApiError:
-    """The first problem, worded as OpenAI words it."""
-    problem = problems[0]
-    where = [str(part) for part in problem["loc"] if part != "body"]
+    """The first problem, worded as OpenAI words it.
+
+    Where a value may be of several kinds, pydantic tells what each kind finds wrong with it: what is told is the
+    finding that lies deepest, and rather one about a value than one about its kind.
+    """
+    first = _place(problems[0])
+    same = [problem for problem in problems if _place(problem)[: len(first)] == first]
+    problem = max(same, key=lambda problem: (len(_place(problem)), not problem["type"].endswith("_type")))
+    where = _place(problem)
     param = "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in where).lstrip(".") or None
     if problem["type"] == "extra_forbidden":
         return ApiError(400, f"Unknown parameter: '{param}'.", param=param, code="unknown_parameter")
