@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
     from pipeline.chat.counselor import Counselor
     from pipeline.serve.store import Store
+
+
+SILENT_S = 600
+"""A worker that loads a large model may not answer the supervisor for long; after this it hangs."""
+CLOSING_S = 20
+"""How long a worker may take to save memories and close the database once replies are finished."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +112,15 @@ class Server(uvicorn.Server):
 
 
 class Workers(Multiprocess):
-    """Uvicorn's supervisor, which a closed terminal stops like SIGTERM, and which notices at once that a worker ended.
+    """Uvicorn's supervisor, which a closed terminal stops like SIGTERM, and which one hung worker does not hold up.
 
-    It asks every worker whether it is well and waits for the answer, meanwhile deaf to signals. Where this process too
-    holds the worker's end of the pipe, the end of a worker that was just being asked is never heard of.
+    Uvicorn's asks every worker whether it is well and waits `SILENT_S` for the answer, meanwhile deaf to signals; at
+    the end it waits without end.
     """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         ignored = hung_up_is_ignored()
+        self._heard: dict[int | None, float] = {}
         super().__init__(config, sockets)
         if ignored:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -122,10 +130,26 @@ class Workers(Multiprocess):
         self.handle_term()
 
     def keep_subprocess_alive(self) -> None:
-        """Replace workers that have ended; stop all if one could not start."""
+        """Replace workers that have ended or were silent for `SILENT_S`; stop all if one could not start."""
         for process in self.processes:
+            # Held by this process too, it would hide the end of a worker that is just being asked.
             process.child_conn.close()
-        super().keep_subprocess_alive()
+            if process.ping(timeout=1):
+                self._heard[process.pid] = time.monotonic()
+            elif time.monotonic() - self._heard.setdefault(process.pid, time.monotonic()) > SILENT_S:
+                process.process.kill()
+                process.process.join()
+        if not all(process.process.is_alive() for process in self.processes):
+            super().keep_subprocess_alive()
+
+    def join_all(self) -> None:
+        """Wait until replies are finished and memories saved; a worker that is not done by then hangs."""
+        until = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + CLOSING_S
+        for process in self.processes:
+            process.process.join(max(0, until - time.monotonic()))
+            if process.process.is_alive():
+                process.process.kill()
+            process.join()
 
 
 def build(plan: Plan) -> FastAPI:
@@ -202,7 +226,7 @@ def _config(app: Callable[..., Any], settings: ServeOptions, *, factory: bool = 
         proxy_headers=bool(settings.proxies),
         forwarded_allow_ips=list(settings.proxies),
         timeout_graceful_shutdown=settings.shutdown_s,
-        timeout_worker_healthcheck=600,  # a worker answers only once its model is loaded
+        timeout_worker_healthcheck=SILENT_S,
     )
 
 
