@@ -21,7 +21,7 @@ from pipeline.chat.personas import personas
 from pipeline.chat.reply import Emotion
 from pipeline.cipher import Cipher, new_key, read_keys
 from pipeline.cli import main
-from pipeline.serve.accounts import Accounts, Limits, fold
+from pipeline.serve.accounts import HASHING, Accounts, Limits, fold
 from pipeline.serve.errors import ApiError
 from pipeline.serve.store import Database, LostClaim, Store, claims, database, default_url, migrate
 from pipeline.serve.store.models import Base, Counsel, Dialog, Worker
@@ -348,6 +348,32 @@ def test_what_is_older_than_the_term_goes(store, tmp_path):
     assert store.upkeep.expire(0) == 1
     assert store.rooms.of(person.id) == []
     assert holding(tmp_path, SECRET) == []
+
+
+def test_many_log_ins_at_once_do_not_hash_all_at_once(tmp_path):
+    class Hasher:
+        running = most = 0
+        lock, full = threading.Lock(), threading.Event()
+
+        def hash(self, password):
+            return "hash"
+
+        def verify(self, hashed, password):
+            with self.lock:
+                self.running += 1
+                self.most = max(self.most, self.running)
+            if self.running == HASHING:
+                self.full.set()
+            assert self.full.wait(30)
+            with self.lock:
+                self.running -= 1
+            return False
+
+    accounts = Accounts(Store.open(default_url(tmp_path)), hasher=Hasher(), limits=Limits(99, 99, 99))
+    with ThreadPoolExecutor(3 * HASHING) as pool:
+        tries = [pool.submit(accounts.log_in, "minji", "틀린 비밀번호") for _ in range(3 * HASHING)]
+    assert [str(found.exception().code) for found in tries] == ["bad_login"] * len(tries)
+    assert accounts._hasher.most == HASHING
 
 
 def test_tries_are_counted_together_and_refused(store):

@@ -13,6 +13,7 @@ import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from threading import Semaphore
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -24,6 +25,8 @@ from pipeline.serve.store.records import Kind, Person
 NAME = re.compile(r"[0-9a-z가-힣_.-]{2,32}")
 WINDOW = timedelta(minutes=15)
 TERMS_VERSION = "1"
+HASHING = 4
+"""Passwords that are hashed at once, each in 64 MiB: many log-ins at once shall not take the machine's memory."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Accounts:
         limits: Limits | None = None,
     ) -> None:
         self.store, self.lasts, self.limits = store, lasts, limits or Limits()
-        self._hasher = hasher or PasswordHasher()
+        self._hasher, self._turn = hasher or PasswordHasher(), Semaphore(HASHING)
 
     def sign_up(self, name: str, password: str, *, address: str = "", training: bool = False) -> Person:
         """A new account, by which its holder agrees to the terms.
@@ -81,7 +84,7 @@ class Accounts:
         self._check_password(folded, password)
         self._limit({_bucket("sign-up", address): self.limits.sign_ups} if address else {})
         consents = [("terms", TERMS_VERSION), *([("training", TERMS_VERSION)] if training else [])]
-        person = self.store.people.add(folded, self._hasher.hash(password), consents=consents)
+        person = self.store.people.add(folded, self._hash(password), consents=consents)
         if person is None:
             raise Refused("name_taken")
         return person
@@ -106,7 +109,7 @@ class Accounts:
             raise Refused("bad_login")
         person, hashed = found
         if self._hasher.check_needs_rehash(hashed):
-            self.store.people.set_password(person.id, self._hasher.hash(password))
+            self.store.people.set_password(person.id, self._hash(password))
         self.store.people.clear_attempts(both)
         token = secrets.token_urlsafe(32)
         return Login(token, person, self.store.people.add_token(person.id, token_hash(token), kind, self.lasts))
@@ -133,7 +136,7 @@ class Accounts:
         self.confirm(person, old, address=address)
         self._check_password(person.name, new)
         keep = token_hash(token) if token else None
-        self.store.people.set_password(person.id, self._hasher.hash(new), keep=keep, drop_tokens=True)
+        self.store.people.set_password(person.id, self._hash(new), keep=keep, drop_tokens=True)
 
     def confirm(self, person: Person, password: str, *, address: str = "") -> None:
         """Make sure that it is the holder who asks.
@@ -152,9 +155,14 @@ class Accounts:
         if limits and (wait := self.store.people.attempt(limits, WINDOW)):
             raise Refused("too_many", retry_after=wait)
 
+    def _hash(self, password: str) -> str:
+        with self._turn:
+            return self._hasher.hash(password)
+
     def _matches(self, hashed: str, password: str) -> bool:
         try:
-            return self._hasher.verify(hashed, password)
+            with self._turn:
+                return self._hasher.verify(hashed, password)
         except (VerificationError, InvalidHashError, UnicodeEncodeError):
             return False
 
@@ -166,7 +174,7 @@ class Accounts:
     @cached_property
     def _nobody(self) -> str:
         """A hash that no password has, so that an unknown name takes as long to refuse as a wrong password."""
-        return self._hasher.hash(secrets.token_urlsafe(32))
+        return self._hash(secrets.token_urlsafe(32))
 
 
 def fold(name: str) -> str:
