@@ -55,13 +55,14 @@ class HttpJudge:
             transport=transport, trust_env=transport is None,
         )  # fmt: skip
         self._sleep = sleep
+        self._reached = False
         self._pace = _Pace(spec.requests_per_minute, sleep)
 
     def ask(self, question: Question, seed: int = 0) -> Verdict:
         """The expected score by the spec's method. What goes wrong with one answer is told in its ``problem``.
 
         Raises:
-            UserError: what would go wrong with every answer: no such host or model, a key that is refused.
+            UserError: what would go wrong with every answer: nobody there, no such model, a key that is refused.
         """
         answer = self._complete(question.text, self.spec.max_tokens, self._sampling(seed))
         if isinstance(answer, str):
@@ -113,8 +114,12 @@ class HttpJudge:
             response = self._client.post("chat/completions", json=body)
         except httpx.TimeoutException:
             return None, "timeout", 0.0
-        except httpx.TransportError:
+        except httpx.TransportError as error:
+            if isinstance(error, httpx.ConnectError) and not self._reached:
+                hint = "start it or correct its url; the same command goes on"
+                raise UserError(f"nobody answers for judge {self.spec.name} at {self.spec.url}", hint) from error
             return None, "connection", 0.0
+        self._reached = True
         if response.status_code in _WORTH_RETRYING:
             return None, f"http {response.status_code}", _retry_after(response.headers)
         if response.status_code != 200:

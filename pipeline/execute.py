@@ -49,7 +49,11 @@ def execute(recipe: Recipe, run: Run, command: list[str], *, only: str | None, s
     anew = set(chosen if force else ()) | set(recipe.stages[recipe.stages.index(start) :] if start else ())
     with _main_holds(run, crew):
         prints = crew.on_main(lambda: _begin(recipe, run, command, chosen))
-        done = [_stage(recipe, run, crew, name, prints[name], anew=name in anew) for name in chosen]
+        done = []
+        for name in chosen:
+            done.append(_stage(recipe, run, crew, name, prints[name], anew=name in anew))
+            if name == "prepare" and "dpo" in chosen:
+                crew.on_main(lambda: _check_pairs(run.stage("prepare")))
     return any(done)
 
 
@@ -64,11 +68,24 @@ def _main_holds(run: Run, crew: Crew) -> Iterator[None]:
             lock.__exit__(None, None, None)
 
 
+def _check_pairs(prepared: Path) -> None:
+    """Tell what DPO would miss before the hours that SFT takes."""
+    for split in ("train", "test"):
+        file = prepared / "preference" / f"{split}.jsonl"
+        if not file.is_file() or not file.stat().st_size:
+            hint = "add a source with pairs to prepare, or train without dpo: --only sft"
+            raise UserError(f"dpo needs preference pairs, and the {split} split has none", hint, file=prepared)
+
+
 def _begin(recipe: Recipe, run: Run, command: list[str], chosen: list[str]) -> dict[str, str]:
     """Write the lock file; returns the fingerprint of every stage."""
     if recipe.model.base:
         check_base(recipe.model.base)
     for name in chosen:
+        if "prepare" in STAGES[name].needs and "prepare" not in recipe.stages and not run.manifest("prepare"):
+            raise UserError(
+                f"{name} needs data, and the recipe has no prepare section", "write where the data is: prepare"
+            )
         for need in STAGES[name].needs:
             if need in recipe.stages and need not in chosen and run.manifest(need) is None:
                 raise UserError(f"{name} builds on {need}, which is not done yet", "leave --only out to do it first")

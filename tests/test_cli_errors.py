@@ -1,5 +1,6 @@
 """What a user gets wrong comes as one line that says what, where and what to do; exit code 2, nothing half done."""
 
+import json
 import os
 import subprocess
 import sys
@@ -88,6 +89,24 @@ def test_a_hub_that_cannot_be_reached(fails, recipe):
 def test_a_stage_whose_foundation_is_missing(fails, recipe):
     (line,) = fails("run", recipe(), "--only", "dpo")
     assert "dpo builds on prepare, which is not done yet" in line
+
+
+def test_data_that_is_not_named(fails, recipe):
+    text = "".join(MINI.partition("tiny:")[1:])
+    (error,) = fails("run", str(recipe(f"name: mini\n{text}")), "--only", "tiny")
+    assert "tiny needs data, and the recipe has no prepare section" in error
+
+
+def test_dpo_without_pairs_is_told_before_the_other_stages_train(fails, recipe, tmp_path):
+    rows = [
+        {"messages": [{"role": "user", "content": f"고민 {i}"}, {"role": "assistant", "content": f"답 {i}"}]}
+        for i in range(40)
+    ]
+    (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)), "utf-8")
+    sources = "[{reader: messages, path: talks.jsonl}]"
+    (error,) = fails("run", str(recipe()), f"prepare.sources={sources}")
+    assert "dpo needs preference pairs, and the train split has none" in error
+    assert not (tmp_path / "runs/mini/tiny").exists()
 
 
 def test_a_place_that_cannot_be_written(fails, recipe, tmp_path):

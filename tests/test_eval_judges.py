@@ -168,6 +168,15 @@ def test_a_judgement_that_fails_is_missing_and_says_why(answer, problem):
     assert (verdict.score, verdict.problem) == (None, problem)
 
 
+def test_a_server_that_is_not_there_is_told_of_at_once():
+    with StandIn(lambda body, _: FOUR) as server:
+        pass
+    judge = http_judge(server.url, retries=5)
+    with pytest.raises(UserError, match="nobody answers for judge"):
+        judge.ask(QUESTION)
+    assert not judge.slept
+
+
 def test_a_server_that_never_answers_times_out():
     hang = threading.Event()
     with StandIn(lambda body, _: FOUR, before=lambda: hang.wait(5)) as server:
