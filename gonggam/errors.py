@@ -35,3 +35,7 @@ class UserErrors(UserError):
 
     def __str__(self) -> str:
         return "\n".join(str(error) for error in self.errors)
+
+
+class Interrupted(SystemExit):
+    """Work was asked to stop and did so after a full checkpoint; the exit code is 128 + the signal's number."""

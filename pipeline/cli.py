@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from gonggam.errors import UserError, UserErrors
+from gonggam.errors import Interrupted, UserError, UserErrors
 from gonggam.files import as_user_error
 from pipeline import cli_answer, cli_chat, cli_data, cli_db, cli_eval, cli_memory, cli_recipe, cli_serve, cli_train
 from pipeline.cli_arguments import Overrides, RecipeFile, RunFolder, Runs
@@ -35,7 +35,6 @@ app.command()(cli_serve.serve)
 for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge, cli_train.sweep):
     app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
-_STOPPED = (130, 138, 143)  # 128 + SIGINT, SIGUSR1, SIGTERM: training was asked to stop, and did
 
 
 @app.command()
@@ -82,12 +81,11 @@ def main(arguments: list[str] | None = None) -> None:
         app(args=arguments)
     except BrokenPipeError:
         sys.exit(0)
-    except SystemExit as stop:
-        if stop.code in _STOPPED and os.environ.get("RANK", "0") == "0":
+    except Interrupted:
+        if os.environ.get("RANK", "0") == "0":
             errors.print("stopped after a full checkpoint; the same command goes on from here")
         raise
     except KeyboardInterrupt:
-        errors.print("stopped; the same command goes on from here")
         sys.exit(130)
     except Exception as error:
         found = as_user_error(error) if isinstance(error, OSError) else error

@@ -21,15 +21,11 @@ from safetensors import SafetensorError
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.utils.logging import disable_progress_bar
 
-from gonggam.errors import UserError
+from gonggam.errors import Interrupted, UserError
 from gonggam.files import write_json
 from gonggam.progress import Progress
 from pipeline.train.shortage import out_of_memory
 from pipeline.train.trackers import checked, refusals, tensorboard
-
-
-class Interrupted(SystemExit):
-    """Training was asked to stop and did so after a full checkpoint; the exit code is 128 + the signal's number."""
 
 
 class Named(Trainer):

@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import RLock
 from types import FrameType
 
+from gonggam.errors import Interrupted
+
 _ROOT = Path(__file__).resolve().parents[2]
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -35,7 +37,7 @@ class Processes:
         """Do the run of a recipe file under ``runs``; returns its exit code and the last line it wrote.
 
         Raises:
-            SystemExit: the sweep was asked to stop, and no run begins any more.
+            Interrupted: the sweep was asked to stop, and no run begins any more.
         """
         paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, **more, "PYTHONPATH": os.pathsep.join(paths)}
@@ -58,12 +60,12 @@ class Processes:
         """Leave if the sweep was asked to stop, or if a run came back with the exit code of one that was.
 
         Raises:
-            SystemExit: 128 + the number of the signal.
+            Interrupted: with 128 + the number of the signal.
         """
         if not self.received and code - 128 in _SIGNALS:
             self.stop(code - 128)
         if self.received:
-            raise SystemExit(128 + self.received)
+            raise Interrupted(128 + self.received)
 
     def stop(self, number: int) -> None:
         """Pass a signal on to every run; none begins any more."""
