@@ -406,6 +406,7 @@ def test_tries_are_counted_together_and_refused(store):
         ("minji", "짧다", "bad_password"),
         ("minji-minji", "MINJI-minji", "bad_password"),
         ("minji", "aaaaaaaaaaaa", "bad_password"),
+        ("minji", "Qwer1234", "bad_password"),
         ("minji", "ab" * 65, "bad_password"),
         ("minji", "half a letter \ud800", "bad_password"),
     ],

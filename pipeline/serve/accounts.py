@@ -12,7 +12,8 @@ import secrets
 import unicodedata
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from threading import Semaphore
 
 from argon2 import PasswordHasher
@@ -168,7 +169,8 @@ class Accounts:
 
     def _check_password(self, name: str, password: str) -> None:
         halves = any(unicodedata.category(letter) == "Cs" for letter in password)  # JSON can spell them, UTF-8 cannot
-        if halves or not 8 <= len(password) <= 128 or fold(password) == name or len(set(password)) < 4:
+        folded = fold(password)
+        if halves or not 8 <= len(password) <= 128 or len(set(password)) < 4 or folded == name or folded in _common():
             raise Refused("bad_password")
 
     @cached_property
@@ -185,6 +187,12 @@ def fold(name: str) -> str:
 def token_hash(token: str) -> str:
     """What is stored of a token."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@cache
+def _common() -> frozenset[str]:
+    """Passwords that are tried first by whoever tries many names with few (NIST SP 800-63B, 3.1.1.2)."""
+    return frozenset(map(fold, Path(__file__).with_name("common_passwords.txt").read_text("utf-8").split()))
 
 
 def _bucket(*what: str) -> str:
