@@ -19,6 +19,7 @@ from pipeline.chat.counselor import Ask, Counselor
 from pipeline.chat.options import ChatOptions, GateOptions
 from pipeline.chat.reply import Note, Reply
 from pipeline.chat.resources import data
+from pipeline.chat.turn import clean
 
 GOOD = "많이 속상하셨겠어요. 애써 준비하신 시간이 있어서 더 그러실 거예요. 지금 가장 마음에 남는 건 무엇인가요?"
 
@@ -51,6 +52,15 @@ def test_a_reply_is_typed_and_goes_into_json():
     assert reply.introduction
     assert "AI" in reply.introduction
     assert Reply.model_validate(json.loads(reply.model_dump_json())) == reply
+
+
+@given(st.text(st.sampled_from("가각a \u200b\u202e\x00\ud800\n")))
+def test_a_message_is_cleaned_once_and_for_all(text):
+    """What is hidden between the letters of a syllable keeps them apart no longer."""
+    said = Ask(text).text
+    assert Ask(said).text == said == clean(said)
+    assert not set(said) & set("\u200b\u202e\x00\ud800")
+    assert Ask("ᄀ\u200bᅡ").text == "가"
 
 
 def test_the_session_goes_into_the_prompt_and_users_and_sessions_stay_apart():

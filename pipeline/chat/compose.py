@@ -56,23 +56,23 @@ class Composer:
         shown = [(past.user, past.reply) for past in window]
         room = max(1, self.backend.context - min(options.max_new_tokens, self.backend.context // 2))
         count = self.backend.count
-        messages, kept, noted = build(manner, shown, turn.text, (), count, room)
+        messages, kept, noted = build(manner, shown, turn.ask.text, (), count, room)
         notes = self._recall(turn, [past.exchange for past in window[len(window) - kept :] if past.exchange])
         if notes:
-            messages, _, noted = build(manner, shown[len(shown) - kept :], turn.text, notes, count, room)
+            messages, _, noted = build(manner, shown[len(shown) - kept :], turn.ask.text, notes, count, room)
         turn.notes = tuple(notes[:noted])
         if not (kept or noted) and count(messages) >= self.backend.context:
-            limit = max(1, len(turn.text) // 2)
+            limit = max(1, len(turn.ask.text) // 2)
             turn.fixed = data("texts")["too_long"].format(limit=limit), "notice"
             return
         if self.sentiments:
             messages = self.sentiments.mark(messages, turn.ask.sentiment)
-        turn.request = Request(messages, settings, said=turn.text)
+        turn.request = Request(messages, settings, said=turn.ask.text)
 
     def _recall(self, turn: Turn, shown: list[str]) -> list[Note]:
         if not (turn.ask.user and self.memory):
             return []
-        found = self.memory.for_user(turn.ask.user).recall(turn.text, exclude=[*shown, *turn.ask.unseen])
+        found = self.memory.for_user(turn.ask.user).recall(turn.ask.text, exclude=[*shown, *turn.ask.unseen])
         return [
             Note(
                 id=e.id, session=e.session, when=e.when.isoformat(), user=e.user, reply=e.reply, score=round(e.score, 4)

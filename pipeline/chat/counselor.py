@@ -232,12 +232,12 @@ class Counselor:
     def _prepare(self, ask: Ask, session: Session) -> Turn:
         """Everything up to the first token."""
         self._keeper.catch_up(ask.user, session)
-        text, persona = clean(ask.text), find_persona(ask.persona or self.options.persona)
+        persona = find_persona(ask.persona or self.options.persona)
         said, concern = session.in_view(self.options.safety.history_turns)
         threshold = self.options.safety.threshold
-        risk = safety.assess(text, said, threshold=threshold, concern=concern, assessed=session.assessed)
-        turn = Turn(ask, text, session, persona, risk)
-        turn.emotion = self._feel(text) if text else None
+        risk = safety.assess(ask.text, said, threshold=threshold, concern=concern, assessed=session.assessed)
+        turn = Turn(ask, session, persona, risk)
+        turn.emotion = self._feel(ask.text) if ask.text else None
         turn.introduction = (
             data("texts")["introduce"] if self.options.safety.introduce and not session.introduced else None
         )
@@ -257,7 +257,7 @@ class Counselor:
         else:
             assert turn.request is not None  # composed wherever no words are fixed
             asked, grave = turn.request, "earlier_high" in turn.risk.reasons
-            steps = self._speaker.speak(asked.messages, turn.text, asked.settings, cancelled, begun, grave=grave)
+            steps = self._speaker.speak(asked.messages, turn.ask.text, asked.settings, cancelled, begun, grave=grave)
             if (convert := self.convert) and turn.persona.instruction:
                 limit = self.options.gate.max_repetition
                 steps = rewritten(steps, lambda text: convert(text, turn.persona), limit)

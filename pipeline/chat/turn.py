@@ -54,6 +54,7 @@ class Ask:
     """One message for `Counselor.reply_many`; the first fields as in `Counselor.reply`.
 
     Attributes:
+        text: what the user writes, without what is typed but not seen (see `clean`).
         history: the conversation so far where the caller keeps it, as messages with an optional ``risk`` or as
             exchanges (`Turned`); None: the counsellor keeps it. With a history nothing of the session stays in this
             process but its computed prefix.
@@ -77,13 +78,16 @@ class Ask:
     unseen: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Clean the text, whoever hands it over."""
+        object.__setattr__(self, "text", clean(self.text))
+
 
 @dataclass
 class Turn:
     """A message on its way to a reply; ``fixed`` are words that need no model, and where they come from."""
 
     ask: Ask
-    text: str
     session: Session
     persona: Persona
     risk: safety.Assessment
@@ -106,15 +110,15 @@ class Turn:
                 else safety.crisis_text(self.risk.kind, self.session.crises),
                 "safety",
             )
-        elif not self.text:
+        elif not self.ask.text:
             self.fixed = texts["empty"], "notice"
-        elif len(self.text) > options.max_message_chars:
+        elif len(self.ask.text) > options.max_message_chars:
             self.fixed = texts["too_long"].format(limit=options.max_message_chars), "notice"
-        elif asks_whether_ai(self.text):
+        elif asks_whether_ai(self.ask.text):
             self.fixed = texts["is_ai"], "notice"
-        elif is_goodbye(self.text):
+        elif is_goodbye(self.ask.text):
             self.fixed, self.ended = (goodbye(self.session), "notice"), True
-        elif not any(unicodedata.category(letter)[0] in "LN" for letter in self.text):
+        elif not any(unicodedata.category(letter)[0] in "LN" for letter in self.ask.text):
             self.fixed = texts["no_words"], "notice"
 
     def afterword(self) -> str | None:
@@ -132,7 +136,7 @@ class Turn:
         """The exchange as the session goes on from it."""
         risk = self.risk
         kind = risk.kind if risk.risk == "high" else None
-        return Turned(self.text, spoken.text, risk.risk, self.emotion, kind=kind, standing=risk.standing)
+        return Turned(self.ask.text, spoken.text, risk.risk, self.emotion, kind=kind, standing=risk.standing)
 
     def replied(self, spoken: Spoken, exchange: str | None, *, memorable: bool) -> Reply:
         """The typed reply; ``exchange``: its id in the user's memory, if it was written there."""
@@ -180,4 +184,4 @@ def waves(asks: Sequence[Ask]) -> Iterator[dict[int, Ask]]:
 
 def clean(text: str) -> str:
     """The message as it is read and remembered: composed Hangul, nothing unseen, no space around it."""
-    return _UNSEEN.sub("", unicodedata.normalize("NFC", text)).strip()
+    return unicodedata.normalize("NFC", _UNSEEN.sub("", text)).strip()

@@ -16,7 +16,7 @@ from functools import partial
 from pipeline.chat.counselor import Counselor
 from pipeline.chat.reply import Note, Reply
 from pipeline.chat.session import Turned
-from pipeline.chat.turn import Ask, clean
+from pipeline.chat.turn import Ask
 from pipeline.serve.erasure import Erasure, Member
 from pipeline.serve.finish import finish
 from pipeline.serve.queue import ReplyQueue
@@ -132,7 +132,7 @@ class Talks:
             second = await self.queue.reply(replace(asks[1], avoid=(first.text,)), member.owner)
             if first.text == second.text or second.source in ("safety", "notice"):
                 return await finish(partial(self._commit, held, asks[0], first))
-            pair = [Draft.of(clean(text), reply) for reply in (first, second)]
+            pair = [Draft.of(asks[0].text, reply) for reply in (first, second)]
             kept = await finish(partial(self.store.preferences.offer, room, held.claim, *pair))
             return Offered(kept, first.introduction)
 
@@ -176,7 +176,7 @@ class Talks:
         if sentiment is not None and not (known and known.knows(sentiment)):
             raise Refused("no_sentiment")
         return Ask(
-            clean(text),
+            text,
             user=held.member.memory,
             persona=persona,
             session=held.room,
