@@ -19,25 +19,9 @@ from gonggam.files import as_user_error
 from pipeline import cli_answer, cli_chat, cli_data, cli_db, cli_eval, cli_memory, cli_recipe, cli_serve, cli_train
 from pipeline.cli_arguments import Overrides, RecipeFile, RunFolder, Runs
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-for name, group in (
-    ("recipe", cli_recipe.app),
-    ("data", cli_data.app),
-    ("db", cli_db.app),
-    ("eval", cli_eval.app),
-    ("bench", cli_memory.app),
-):
-    app.add_typer(group, name=name)
-app.command()(cli_chat.chat)
-app.command()(cli_chat.ask)
-app.command()(cli_answer.answer)
-app.command()(cli_serve.serve)
-for command in (cli_train.plan, cli_train.preview, cli_train.curves, cli_train.merge, cli_train.sweep):
-    app.command()(command)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
-@app.command()
 def run(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -61,7 +45,6 @@ def run(
         show_card(folder, loaded, up_to_date=not worked, browser=browser)
 
 
-@app.command()
 def report(folder: RunFolder) -> None:
     """Show a run's card again and say where its report lies."""
     from pipeline.card import show_card
@@ -72,6 +55,27 @@ def report(folder: RunFolder) -> None:
     if not lock.is_file():
         raise UserError("no run folder (recipe.lock.yaml is missing)", "name one such as runs/demo", file=folder)
     show_card(Run(folder), load_recipe(lock))
+
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A counselling language model out of Korean dialogues: train it, talk to it, serve it, judge it.",
+)
+for command in (
+    *(run, report, cli_train.plan, cli_train.preview, cli_train.curves, cli_train.sweep, cli_train.merge),
+    *(cli_chat.chat, cli_chat.ask, cli_answer.answer, cli_serve.serve),
+):
+    app.command()(command)
+for name, group in (
+    ("recipe", cli_recipe.app),
+    ("data", cli_data.app),
+    ("db", cli_db.app),
+    ("eval", cli_eval.app),
+    ("bench", cli_memory.app),
+):
+    app.add_typer(group, name=name)
 
 
 def main(arguments: list[str] | None = None) -> None:
