@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager, suppress
 
@@ -20,11 +21,13 @@ from pipeline.serve.store import default_url
 SECRET = "아무도모를비밀"
 BODY = {"model": "gonggam", "messages": [{"role": "user", "content": f"면접 떨어졌어 {SECRET}"}]}
 CHAT = "/v1/chat/completions"
+# Whoever runs the tests may do so under nohup, and what they start would live through a closed terminal too.
+HEARS = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"
 
 
 def command(folder, model, *options):
     """`gonggam serve` with two workers, on a free port."""
-    words = [sys.executable, "-c", "from pipeline.cli import main; main()", "serve", model, "--port", "0"]
+    words = [sys.executable, "-c", f"{HEARS}; from pipeline.cli import main; main()", "serve", model, "--port", "0"]
     return subprocess.Popen(
         [*words, "--workers", "2", *options],
         stdout=subprocess.PIPE,
@@ -142,18 +145,25 @@ with listen(ServeOptions(port=0)) as listening:
 @pytest.mark.parametrize("times", [["SIGTERM"], ["SIGINT"], ["SIGHUP"], ["SIGINT", "SIGINT"]])
 def test_one_process_finishes_what_it_says_unless_it_is_told_twice(tmp_path, times):
     process = subprocess.Popen(
-        [sys.executable, "-c", TALKING], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"{HEARS}\n{TALKING}"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
+    hung = threading.Timer(60, process.kill)
+    hung.start()
     address = f"http://127.0.0.1:{process.stdout.readline().strip()}"
     with httpx.stream("GET", address) as answer:
         said = answer.iter_text()
         assert next(said) == "begun "
         for name in times:
             process.send_signal(getattr(signal, name))
-            while "Waiting for connections to close" not in process.stderr.readline() and process.poll() is None:
+            while "Waiting for connections to close" not in (line := process.stderr.readline()) and line:
                 pass
         if len(times) == 1:
             (tmp_path / "go").touch()
             assert "".join(said) == "and done"
     assert process.wait(30) == (0 if len(times) == 1 else 130)
+    hung.cancel()
     assert "Traceback" not in process.stderr.read()
