@@ -86,15 +86,21 @@ def as_api_error(error: Exception) -> ApiError:
             return ApiError(error.status_code, str(error.detail), code=CODES.get(error.status_code))
         case BackendError():
             return ApiError(503, str(error), code="model_unavailable", retry_after=5)
-        case UserError() if not isinstance(error, WrongKey) and not isinstance(error.__cause__, OSError):
+        case UserError() if not _unkept(error):
             return ApiError(400, str(error))
     log_fault(error)
-    # The disk is full or may not be written, or somebody changed the key under the running service.
-    if isinstance(error, WrongKey) or isinstance(error.__cause__ or error, OSError):
+    if _unkept(error):
         return ApiError(503, "Nothing can be kept now.", code="storage_unavailable", retry_after=60)
     if isinstance(error, OperationalError):  # the server is gone, the disk is full, others write all the time
         return ApiError(503, "The database cannot be used now.", code="database_unavailable", retry_after=5)
     return ApiError(500, "The service made a mistake; it was noted.", code="internal_error")
+
+
+def _unkept(error: Exception) -> bool:
+    """Whether the disk is full or may not be written, or somebody changed the key under the running service."""
+    cause = error.__cause__ or error
+    refused = isinstance(cause, OSError) and not isinstance(cause, ConnectionError | TimeoutError)
+    return refused or isinstance(error, WrongKey)
 
 
 def log_fault(error: BaseException) -> None:
