@@ -122,10 +122,19 @@ def test_batched_and_single_probabilities_agree_and_threads_share_batches(classi
     assert np.allclose(whole, np.stack(single), atol=1e-5)
 
 
-def test_an_empty_text_is_an_error_for_all_who_ask_it_and_nobody_else(classifier):
-    with pytest.raises(UserError, match="empty text"):
-        classifier.ask([" "])
-    assert len(classifier.ask(["잠이 안 와요"])) == 1
+def test_an_empty_text_is_an_error_for_whoever_asks_it_and_nobody_else(classifier):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def ask(text):
+        try:
+            return len(classifier.ask([text]))
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(ask, ["잠이 안 와요", " "] * 40))
+    assert set(told[::2]) == {1}
+    assert all("empty text" in one for one in told[1::2])
 
 
 def test_labels_unknown_to_training_are_left_out_and_counted(tmp_path):

@@ -131,8 +131,7 @@ class CategoryClassifier:
         """
         import numpy as np
 
-        if not all(text.strip() for text in texts):
-            raise UserError("an empty text has no label", "leave empty texts out")
+        _check(texts)
         found = np.empty((len(texts), len(self.labels.names)), dtype=np.float32)
         for places in _alike([len(text) for text in texts], self.max_batch):
             found[places] = self._batch([texts[place] for place in places])
@@ -143,6 +142,7 @@ class CategoryClassifier:
 
         There is no thread of its own: whoever finds nobody at work works for all who wait.
         """
+        _check(texts)
         asked = [_Asked(text) for text in texts]
         with self._turn:
             self._waiting += asked
@@ -193,6 +193,11 @@ class CategoryClassifier:
         with torch.inference_mode():
             logits = self.model(**inputs.to(self.model.device)).logits.float()
         return (logits / self.labels.temperature).softmax(-1).cpu().numpy()
+
+
+def _check(texts: Sequence[str]) -> None:
+    if not all(text.strip() for text in texts):
+        raise UserError("an empty text has no label", "leave empty texts out")
 
 
 def _alike(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
