@@ -128,7 +128,8 @@ class Sessions:
             turns, told = exchanges(history), data("crisis")["other"].strip()
             other_told = any(told in turn.reply for turn in turns)
             known = all(isinstance(message, Turned) for message in history)
-            return Session(name, turns, False, introduced=bool(turns), other_told=other_told, assessed=known)
+            begun = bool(turns)
+            return Session(name, turns, fresh=False, introduced=begun, other_told=other_told, assessed=known)
         return Session(fresh=False) if name is None else self.get(user, name)
 
     def get(self, user: str | None, name: str | None) -> Session:

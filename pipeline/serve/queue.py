@@ -70,11 +70,11 @@ class ReplyQueue:
         pieces: asyncio.Queue[str | Reply | Exception] = asyncio.Queue()
         stream = self.counselor.stream(ask)
 
-        over = loop.create_future()
+        over = asyncio.Event()
 
         def end(last: Reply | Exception) -> None:
             self._leave(time.monotonic() - began)
-            over.set_result(None)
+            over.set()
             pieces.put_nowait(last)
 
         def pump() -> None:
@@ -101,7 +101,7 @@ class ReplyQueue:
             self.meter.replied(item)
             yield item
         except (asyncio.CancelledError, GeneratorExit):
-            if not over.done():
+            if not over.is_set():
                 self.meter.cancelled.inc()
             raise
         finally:
